@@ -1,0 +1,32 @@
+# Aliases; the work is done by scripts/, which need nothing but bash and Python >= 3.11.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test crash bench lint format services-up services-down
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
+
+demo: ## a real scenario on the embedded store, under a minute
+	@scripts/demo
+
+test: ## all checks and tests
+	@scripts/test
+
+crash: ## kill worker processes at random for a minute, on each store
+	@scripts/test tests/system -k crash
+
+bench: ## runs per second, on SQLite and PostgreSQL
+	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks
+
+lint: ## the static checks alone
+	@scripts/test --checks
+
+format: ## format, and mend what can be mended
+	@source scripts/_env; use_environment test; "$$python" -m ruff format .; "$$python" -m ruff check --fix .
+
+services-up: ## start the servers that the tests use, and leave them running
+	@scripts/services up
+
+services-down: ## stop what services-up started
+	@scripts/services down

@@ -1,0 +1,1 @@
+"""Brokers: what wakes the pools."""

@@ -1,0 +1,54 @@
+"""What a runtime says for all of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actorjobs.jobs.options import check_expires_in, check_retention, check_retry, check_tags, check_timeout
+from actorjobs.model import Envelope
+from actorjobs.retry import Duration, Retry
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class JobDefaults:
+    """What holds for the jobs of a runtime that do not say otherwise themselves. Durations: seconds or a timedelta."""
+
+    retry: Retry | None
+    timeout: float | None
+    expires_in: float | None
+    retention: float | None
+    tags: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        expires_in: Duration | None = None,
+        retention: Duration | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        checked: dict[str, Any] = {
+            "retry": None if retry is None else check_retry(retry),
+            "timeout": None if timeout is None else check_timeout(timeout),
+            "expires_in": None if expires_in is None else check_expires_in(expires_in),
+            "retention": None if retention is None else check_retention(retention),
+            "tags": check_tags(tags),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def given(self) -> dict[str, Any]:
+        """The defaults that say something, by option name."""
+        values = {name: getattr(self, name) for name in ("retry", "timeout", "expires_in", "retention", "tags")}
+        return {name: value for name, value in values.items() if value}
+
+    def complete(self, envelope: Envelope) -> Envelope:
+        """The envelope with these defaults where neither its job nor its dispatch said anything."""
+        given = self.given()
+        if (retry := given.pop("retry", None)) is not None:
+            given["max_attempts"] = retry.attempts
+        missing = {name: value for name, value in given.items() if name not in envelope.model_fields_set}
+        return envelope.model_copy(update=missing) if missing else envelope

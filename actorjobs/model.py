@@ -1,0 +1,221 @@
+"""The values everything else speaks of: runs, attempts, envelopes. Frozen, without behaviour, without I/O."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+
+class RunState(StrEnum):
+    """Where a run stands. `scheduled`, `queued`, `retrying` wait; the last four are terminal."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    DEAD_LETTERED = "dead_lettered"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+class Transition(StrEnum):
+    """What can happen to a run."""
+
+    CLAIM = "claim"
+    SUCCEED = "succeed"
+    RETRY = "retry"
+    SNOOZE = "snooze"
+    RELEASE = "release"
+    RESCUE = "rescue"
+    DEAD_LETTER = "dead_letter"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    RESCHEDULE = "reschedule"
+    REOPEN = "reopen"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, or that it runs."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELED = "canceled"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+    SNOOZED = "snoozed"
+
+
+class CancelReason(StrEnum):
+    """Why a handler is being canceled."""
+
+    CANCELED = "canceled"
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """One failed attempt as kept on its run; `attempt` counts from 1."""
+
+    name: str
+    message: str
+    stack: str = ""
+    attempt: int = 0
+    attempt_by: str | None = None
+    attempted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at a run."""
+
+    run_id: str
+    number: int
+    outcome: Outcome
+    started_at: datetime | None
+    ended_at: datetime | None
+    worker: str | None
+    actor: str | None
+    error: ErrorInfo | None
+    trace_id: str | None
+    span_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One step in the life of a run; `detail` holds who and why where an operator acted."""
+
+    at: datetime
+    event: str
+    state: RunState
+    attempt: int
+    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as read from the store. Times are the database's, aware, in UTC; durations are seconds."""
+
+    id: str
+    namespace: str
+    job: str
+    version: int
+    queue: str
+    state: RunState
+    hold: str | None
+    tenant: str | None
+    priority: int
+    payload: Any
+    constructor_args: Mapping[str, Any]
+    result: Any
+    progress: Mapping[str, Any] | None
+    checkpoint: Mapping[str, Any] | None
+    errors: tuple[ErrorInfo, ...]
+    attempt: int
+    failures: int
+    losses: int
+    max_attempts: int
+    timeout: float | None
+    inserted_at: datetime
+    available_at: datetime
+    expires_at: datetime | None
+    claimed_at: datetime | None
+    attempted_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    canceled_at: datetime | None
+    expired_at: datetime | None
+    claimed_by: str | None
+    cancel_requested_at: datetime | None
+    reason: str | None
+    script: str | None
+    unique_digest: str | None
+    uniqueness_config: Mapping[str, Any] | None
+    idempotency_key: str | None
+    traceparent: str | None
+    trace_id: str | None
+    replay_of: str | None
+    parent: str | None
+    tags: tuple[str, ...]
+    meta: Mapping[str, Any]
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the run reached its terminal state, whichever that is."""
+        return self.completed_at or self.failed_at or self.canceled_at or self.expired_at
+
+
+class Envelope(BaseModel):
+    """A run asked for but not yet accepted. Dispatching the same envelope twice gives the same run.
+
+    `delay`, `timeout`, `expires_in` and `retention` are seconds; `delay` counts from acceptance.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: int = 1
+    id: str = Field(default_factory=lambda: new_id())
+    job: str
+    version: int = 1
+    queue: str
+    payload: Any = None
+    constructor_args: dict[str, Any] = Field(default_factory=dict)
+    tenant: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+    attempt: int = 0
+    max_attempts: int = 5
+    retry: dict[str, Any] | None = None
+    timeout: float | None = None
+    unique: dict[str, Any] | None = None
+    retention: float | None = None
+    parent: str | None = None
+    replay_of: str | None = None
+    delay: float | None = None
+    run_at: AwareDatetime | None = None
+    expires_in: float | None = None
+    priority: int = 0
+    idempotency_key: str | None = None
+    tags: tuple[str, ...] = ()
+    meta: dict[str, Any] = Field(default_factory=dict)
+    script: str | None = None
+    dispatched_at: AwareDatetime | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The 32 hex digits of the trace this run belongs to."""
+        return trace_id_of(self.traceparent)
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace id in a W3C `traceparent`; None when there is none."""
+    return traceparent[3:35] if traceparent and len(traceparent) >= 55 else None
+
+
+def new_traceparent(parent: str | None = None) -> str:
+    """A W3C `traceparent` of a new span: in the trace of `parent` with its flags, or in a new, sampled trace."""
+    span = os.urandom(8).hex()
+    if trace_id_of(parent) is not None and parent is not None:
+        return f"{parent[:36]}{span}{parent[52:55]}"
+    return f"00-{os.urandom(16).hex()}-{span}-01"
+
+
+def new_id() -> str:
+    """A UUID version 7 (RFC 9562): ordered by time to the millisecond, 74 random bits, not guessable."""
+    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
+    raw[6] = 0x70 | raw[6] & 0x0F
+    raw[8] = 0x80 | raw[8] & 0x3F
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

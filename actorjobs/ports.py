@@ -1,0 +1,516 @@
+"""Every seam of the runtime on one page: what a store, a broker, a dispatcher and a running attempt must offer.
+
+The store is the truth, a broker's message only a hint that something may be due. The attempt number is the fencing
+token: every write of an attempt names `(run_id, attempt, owner)` and changes nothing when somebody else owns the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from actorjobs.errors import AmbiguousRuntime, NoRuntime
+from actorjobs.lifecycle import Decision
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# --- values that cross the seams -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The store's answer to a dispatch: the run, and whether it existed before."""
+
+    run_id: str
+    existing: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What a broker carries: this run, in this generation, may be due `delay` seconds from now."""
+
+    run_id: str
+    seq: int
+    job: str
+    queue: str
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """What proves that a write comes from the one valid attempt."""
+
+    run_id: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A run taken for one attempt, with all that performing it needs. JSON columns stay text until they are used."""
+
+    run_id: str
+    seq: int
+    owner: str
+    job: str
+    version: int
+    queue: str
+    tenant: str | None
+    priority: int
+    payload: str
+    constructor_args: str | None
+    attempt: int
+    failures: int
+    losses: int
+    max_attempts: int
+    timeout: float | None
+    retry: str | None
+    checkpoint: str | None
+    traceparent: str | None
+    tracestate: str | None
+    baggage: str | None
+    parent: str | None
+    inserted_at: datetime
+    available_at: datetime
+    claimed_at: datetime
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(run_id=self.run_id, attempt=self.attempt, owner=self.owner)
+
+    @property
+    def hint(self) -> Hint:
+        return Hint(run_id=self.run_id, seq=self.seq, job=self.job, queue=self.queue)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a pool would take: up to `limit` due runs of `queue` whose job it knows.
+
+    `suspects` asks for runs that were lost twice, and only for those: a process performs at most one at a time.
+    """
+
+    queue: str
+    jobs: tuple[str, ...]
+    limit: int
+    suspects: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a demand brought. `next_due` is seconds until the queue's next run is due; None when none waits.
+
+    `suspects_due` says that a suspect waits that an ordinary demand does not take.
+    """
+
+    claims: Sequence[Claim]
+    next_due: float | None = None
+    suspects_due: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The end of an attempt and what becomes of its run. `result` and `error` are JSON text.
+
+    `hint` is what to publish if the run waits again; `started_after` is seconds between the claim and the handler's
+    first line.
+    """
+
+    fence: Fence
+    hint: Hint
+    outcome: Outcome
+    decision: Decision
+    result: str | None = None
+    error: str | None = None
+    actor: str | None = None
+    started_after: float = 0.0
+    span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One process's lease: while it beats, the runs it claimed are its own."""
+
+    id: str
+    host: str
+    boot_id: str
+    pid: int
+    lock_path: str | None = None
+    started_at: datetime | None = None
+    beat_at: datetime | None = None
+    is_dead: bool = False
+    blamed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostRun:
+    """A running run whose owner is dead, with the figures that decide what becomes of it."""
+
+    fence: Fence
+    hint: Hint
+    failures: int
+    losses: int
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueInfo:
+    """A queue's row: what an operator wants of it. `concurrency` None leaves the application's figure in force."""
+
+    name: str
+    is_paused: bool = False
+    concurrency: int | None = None
+    reason: str | None = None
+    waiting: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What operators want of this process now: read twice a second, so that a lost signal does no harm."""
+
+    queues: Mapping[str, QueueInfo]
+    cancel: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    """Runs of this owner to cancel, with the reason given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs to list or count; None leaves a criterion out. `since`/`until` bound `inserted_at`."""
+
+    state: tuple[RunState, ...] | None = None
+    job: str | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    tag: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """One page of runs, newest first; `cursor` asks for the next one, None at the end."""
+
+    runs: Sequence[Run]
+    cursor: str | None = None
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, index: int) -> Run:
+        return self.runs[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What a purge did; `has_more` when it has not yet come to the newest run."""
+
+    deleted: int
+    has_more: bool
+
+
+@runtime_checkable
+class Transaction(Protocol):
+    """What `tx=` takes: SQLAlchemy's Session, AsyncSession, Connection and AsyncConnection all satisfy it."""
+
+    def in_transaction(self) -> bool: ...
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """The durable record of runs in one namespace, in the verbs of the domain.
+
+    Group verbs take sequences and commit them in one transaction; their answers come in the same order. All raise
+    `StoreUnavailable` when the database does not answer.
+    """
+
+    @property
+    def url(self) -> str:
+        """The store's address without its password."""
+        ...
+
+    async def open(self) -> None:
+        """Connect and check the schema (`SchemaOutdated`). Idempotent."""
+        ...
+
+    async def close(self) -> None: ...
+
+    # accepting
+    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+        """Accept each envelope on its own: a conflict or an error is the answer of that one alone."""
+        ...
+
+    async def insert_all(self, envelopes: Sequence[Envelope], tx: Transaction | None = None) -> Sequence[Accepted]:
+        """Accept all or none, in the caller's transaction if given."""
+        ...
+
+    # delivering
+    async def take(self, demands: Sequence[Demand], owner: str) -> Sequence[Taken]:
+        """Find and claim due runs for `owner`: highest priority first, then the longest due."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
+        """Record how attempts ended. The run's new state, or None where the fence no longer holds.
+
+        A cancel request turns every decision but success and dead-lettering into `canceled`.
+        """
+        ...
+
+    async def save_progress(self, fence: Fence, progress: str) -> bool: ...
+
+    async def save_checkpoint(self, fence: Fence, checkpoint: str) -> bool: ...
+
+    async def running(self, owner: str) -> Sequence[Claim]:
+        """What the record says this owner is running."""
+        ...
+
+    # leases
+    async def join(self, worker: WorkerInfo) -> datetime:
+        """Register a lease; the database's time."""
+        ...
+
+    async def beat(self, owner: str) -> datetime | None:
+        """Renew the lease; the database's time, or None when the owner has been declared dead."""
+        ...
+
+    async def leave(self, owner: str) -> None: ...
+
+    async def blame(self, owner: str, run_id: str) -> None:
+        """Note which run is bringing this worker down, so that only that one is counted as lost."""
+        ...
+
+    async def workers(self) -> Sequence[WorkerInfo]: ...
+
+    async def declare_dead(self, silent_for: float, known_dead: Sequence[str] = ()) -> Sequence[str]:
+        """Mark as dead the workers that have not beaten for so many seconds, and those known to be dead."""
+        ...
+
+    async def lost_runs(self, limit: int) -> Sequence[LostRun]:
+        """Running runs whose owner is dead or gone, oldest claim first."""
+        ...
+
+    # the wishes of operators
+    async def wishes(self, owner: str) -> Wishes: ...
+
+    async def queues(self) -> Sequence[QueueInfo]: ...
+
+    async def declare_queues(self, names: Sequence[str]) -> None: ...
+
+    async def set_queue(
+        self, name: str, *, is_paused: bool | None = None, concurrency: int | None = None, reason: str | None = None
+    ) -> QueueInfo: ...
+
+    # sweeps
+    async def expire(self, limit: int) -> Sequence[str]:
+        """End waiting runs whose time to start has passed; their ids."""
+        ...
+
+    async def purge(self, keep: Mapping[RunState, float | None], limit: int) -> Purged:
+        """Look at the next `limit` terminal runs, oldest first, and delete those that ended more than `keep[state]`
+        seconds ago (None keeps them; a run's own `retention` wins)."""
+        ...
+
+    # managing
+    async def get(self, run_id: str) -> Run:
+        """`RunNotFound` when the namespace has no such run."""
+        ...
+
+    async def envelope(self, run_id: str) -> Envelope:
+        """What was asked for when the run was dispatched, without its key: what a replay starts from."""
+        ...
+
+    async def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
+        """The states of these runs; ids that do not exist are left out."""
+        ...
+
+    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> RunPage: ...
+
+    async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]: ...
+
+    async def attempts(self, run_id: str) -> Sequence[Attempt]: ...
+
+    async def history(self, run_id: str) -> Sequence[HistoryEntry]: ...
+
+    async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        """Cancel a waiting run at once, ask for the cancelling of a running one; a terminal one stays as it is."""
+        ...
+
+    async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        """`RunStateConflict` unless dead-lettered, canceled or expired."""
+        ...
+
+    async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
+        """`RunStateConflict` unless waiting."""
+        ...
+
+    async def delete(self, run_id: str) -> None:
+        """`RunStateConflict` while running."""
+        ...
+
+    # noticing what other processes commit
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        """Call `notice` whenever another process may have committed something, without saying what."""
+        ...
+
+    def announce(self) -> None:
+        """Have other processes told that something was committed, where the database does not do so by itself."""
+        ...
+
+
+# --- the broker ------------------------------------------------------------------------------------------------------
+
+
+class Delivery(Protocol):
+    """Something to do, as a broker hands it out; `claim` is set where finding and claiming are one step."""
+
+    @property
+    def hint(self) -> Hint: ...
+
+    @property
+    def claim(self) -> Claim | None: ...
+
+    def ack(self) -> None: ...
+
+    def nack(self) -> None: ...
+
+
+class Consumer(Protocol):
+    """One queue's stream of deliveries for one pool."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery and return at most `limit`. Empty only after `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Take nothing more; a `receive` that waits returns at once."""
+        ...
+
+
+class Broker(Protocol):
+    """Wakes pools. Its messages may be lost, doubled or late without harm: the store decides."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True when it is not about to deliver anything; asked under a virtual clock."""
+        ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def publish(self, hints: Sequence[Hint]) -> None:
+        """Announce runs whose rows are committed. Never waits, never raises for a broker that is down."""
+        ...
+
+    def consume(self, queue: str, jobs: tuple[str, ...], owner: Callable[[], str | None]) -> Consumer:
+        """Deliveries of `queue` for jobs of these names; nothing is claimed while `owner()` is None."""
+        ...
+
+
+# --- what a handler and a dispatch see -------------------------------------------------------------------------------
+
+
+class AttemptLink(Protocol):
+    """What a JobContext needs of the attempt it stands for."""
+
+    async def save_progress(self, fraction: float, message: str | None) -> None: ...
+
+    async def save_checkpoint(self, state: Mapping[str, Any]) -> None: ...
+
+    def run_on_loop(self, make: Callable[[], Any]) -> Any:
+        """From a worker thread: await `make()` on the runtime's loop and return what it gives."""
+        ...
+
+
+class RunReader(Protocol):
+    """What a RunHandle needs of a runtime."""
+
+    async def get(self, run_id: str) -> Run: ...
+
+    async def wait(self, run_id: str, timeout: float | None) -> Run:
+        """The run once it is terminal; `ResultTimeout` after `timeout` seconds."""
+        ...
+
+    def events(self, run_id: str) -> AsyncIterator[HistoryEntry]: ...
+
+    async def cancel(self, run_id: str, *, reason: str | None = None) -> Run: ...
+
+    async def replay_run(self, run_id: str, *, delay: Any = None, reason: str | None = None) -> str: ...
+
+
+class Dispatcher(Protocol):
+    """Accepts envelopes: a runtime, or a stand-in for one in a test."""
+
+    @property
+    def runs(self) -> RunReader: ...
+
+    def knows(self, job: str) -> bool:
+        """Whether a job of this name is registered here."""
+        ...
+
+    async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted: ...
+
+    def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
+        """The same from a thread that is not the loop's."""
+        ...
+
+
+_override: ContextVar[Dispatcher | None] = ContextVar("actorjobs_dispatcher", default=None)
+_open: list[Dispatcher] = []
+
+
+@contextmanager
+def dispatching_through(dispatcher: Dispatcher | None) -> Iterator[None]:
+    """Have every dispatch below this block go through `dispatcher`."""
+    token = _override.set(dispatcher)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def bind_dispatcher(dispatcher: Dispatcher | None) -> None:
+    """Have every dispatch of the current context go through `dispatcher`; for contexts made for one attempt."""
+    _override.set(dispatcher)
+
+
+def open_dispatcher(dispatcher: Dispatcher) -> None:
+    _open.append(dispatcher)
+
+
+def close_dispatcher(dispatcher: Dispatcher) -> None:
+    if dispatcher in _open:
+        _open.remove(dispatcher)
+
+
+def find_dispatcher(job: str) -> Dispatcher:
+    """Who accepts a dispatch of `job` made here: an override or the running handler's runtime, the only open one,
+    or the only open one that registers the job. `NoRuntime` or `AmbiguousRuntime` otherwise."""
+    chosen = _override.get()
+    if chosen is not None:
+        return chosen
+    if len(_open) == 1:
+        return _open[0]
+    if not _open:
+        raise NoRuntime(
+            f"no runtime is open to accept {job!r}: enter `async with runtime:` or `async with runtime.client():` first"
+        )
+    knowing = [candidate for candidate in _open if candidate.knows(job)]
+    if len(knowing) == 1:
+        return knowing[0]
+    raise AmbiguousRuntime(
+        f"{len(_open)} runtimes are open and {len(knowing)} of them register {job!r}: "
+        "name one with `runtime.dispatch(...)` or `with runtime.override():`"
+    )

@@ -1,0 +1,251 @@
+"""What an open runtime consists of: one object per opening, so that the runtime itself can be opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context, copy_context
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from actorjobs.actors import Life, TaskService
+from actorjobs.brokers.embedded import EmbeddedBroker
+from actorjobs.clock import Clock, VirtualClock
+from actorjobs.config import EMBEDDED, Settings
+from actorjobs.errors import ActorJobsError, InvalidOption
+from actorjobs.jobs.current import context_in
+from actorjobs.lifecycle import WAITING
+from actorjobs.model import CancelReason, Envelope, RunState
+from actorjobs.ports import Accepted, Broker, Dispatcher, Hint, Settlement, Store, Transaction
+from actorjobs.runtime.queues import Queues
+from actorjobs.runtime.registry import Registry
+from actorjobs.runtime.runs import Runs
+from actorjobs.stores import SqlStore, open_store
+from actorjobs.worker.lease import Lease
+from actorjobs.worker.performer import Performer
+from actorjobs.worker.recorder import Recorder
+from actorjobs.worker.waiter import Waiter
+from actorjobs.worker.worker import PoolPlan, Worker
+
+logger = logging.getLogger("actorjobs.runtime")
+
+BULK_ROWS = 500
+"""Dispatches of more runs than this take a connection of their own, out of the way of claims and settles."""
+
+STALLED_SECONDS = 0.05
+"""How long handlers that do not come to an end hold up a virtual clock."""
+
+AppFactory = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class PoolsFailing(ActorJobsError):
+    """A pool's actors kept failing, so that its queue was held until the runtime was closed."""
+
+
+class App(TaskService):
+    """The application's own context, entered and left in one task, whoever opens and closes the runtime."""
+
+    def __init__(self, factory: AppFactory) -> None:
+        super().__init__(name="app context", context=copy_context())
+        self._factory = factory
+        self._entered: AbstractAsyncContextManager[Any] | None = None
+        self.value: Any = None
+
+    async def on_start(self) -> None:
+        self._entered = self._factory()
+        self.value = await self._entered.__aenter__()
+
+    async def on_stop(self) -> None:
+        if self._entered is not None:
+            await self._entered.__aexit__(None, None, None)
+
+    async def _run(self, life: Life) -> None:
+        life.is_resting = True
+        await asyncio.Event().wait()
+
+
+class Opened:
+    """Store, recorder, waiter and, unless it is only a client, the worker."""
+
+    def __init__(self, *, settings: Settings, registry: Registry, clock: Clock, random: Random) -> None:
+        if settings.broker_url != EMBEDDED:
+            raise InvalidOption("this version delivers through the store itself: broker_url is 'embedded'")
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self._registry = registry
+        self._clock = clock
+        self._random = random
+        self._app: App | None = None
+        self._unsettle: Callable[[], None] | None = None
+        self.worker: Worker | None = None
+        self.performer: Performer | None = None
+        self.hurry = asyncio.Event()
+        """Set when nobody wants to wait for running work any longer."""
+
+    async def open(self) -> None:
+        """Connect. `StoreUnavailable`, `SchemaOutdated`, `InvalidOption`."""
+        self.store = await self._new_store()
+        try:
+            await self.store.open()
+        except BaseException:
+            await self.store.close()
+            raise
+        self.waiter = Waiter(store=self.store, clock=self._clock)
+        self.recorder = Recorder(store=self.store, clock=self._clock, on_settled=self._settled)
+        self.broker: Broker = EmbeddedBroker(
+            store=self.store, take=self.recorder.take, clock=self._clock, random=self._random
+        )
+        await self.recorder.start()
+        self.queues = Queues(store=self.store)
+        self.runs = Runs(
+            store=self.store,
+            waiter=self.waiter,
+            clock=self._clock,
+            registry=self._registry,
+            accept=self.accept,
+            publish=self.broker.publish,
+            cancel_here=self._cancel_here,
+        )
+
+    @property
+    def app(self) -> Any:
+        """What the application's context gave; None without one."""
+        return None if self._app is None else self._app.value
+
+    async def _new_store(self, *, inline: bool = False) -> SqlStore:
+        return await open_store(
+            self.settings.store_url, namespace=self.settings.namespace, clock=self._clock, inline=inline
+        )
+
+    async def _open_beating_store(self) -> Store:
+        return await self._new_store(inline=True)
+
+    async def start_worker(self, *, dispatcher: Dispatcher, app: AppFactory | None, exits_when_stuck: bool) -> None:
+        """Enter the application's context and start the pools."""
+        if app is not None:
+            self._app = App(app)
+            await self._app.start()
+        self.performer = Performer(
+            definition_of=self._registry.definition,
+            dispatcher=dispatcher,
+            store=self.store,
+            settle=self.recorder.settle,
+            clock=self._clock,
+            random=self._random,
+            app=lambda: self.app,
+        )
+        lease = Lease(clock=self._clock)
+        names = self._registry.names
+        self.worker = Worker(
+            store=self.store,
+            open_store=self._open_beating_store,
+            broker=self.broker,
+            lease=lease,
+            performer=self.performer,
+            plans=[
+                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=names)
+                for name, queue in sorted(self._registry.queues.items())
+            ],
+            keep=_keep(self.settings),
+            on_settled=self._settled,
+            note=self.waiter.note,
+            clock=self._clock,
+            random=self._random,
+            exits_when_stuck=exits_when_stuck,
+            blame=_blame,
+        )
+        await self.worker.start()
+        if isinstance(self._clock, VirtualClock):
+            self._unsettle = self._clock.settles_by(self._come_to_rest)
+
+    async def close(self) -> None:
+        """Let running work end, hand back what does not, and disconnect. `PoolsFailing` when a queue was held."""
+        failing: dict[str, str] = {}
+        try:
+            if self._unsettle is not None:
+                self._unsettle()
+            if self.worker is not None:
+                failing = dict(self.worker.failing)
+                await self.worker.stop(grace=self.settings.grace, hurry=self.hurry)
+        finally:
+            await self.recorder.stop()
+            await self.waiter.close()
+            if self._app is not None:
+                await self._app.stop()
+            await self.store.close()
+        if failing:
+            raise PoolsFailing("; ".join(f"queue {queue}: {why}" for queue, why in failing.items()))
+
+    # dispatching
+
+    async def accept(self, envelope: Envelope, tx: Transaction | None = None) -> Accepted:
+        """One dispatch, answered when it is committed (or, with `tx`, part of the caller's transaction)."""
+        if tx is not None:
+            [accepted] = await self.store.insert_all([envelope], tx)
+            return accepted
+        accepted = await self.recorder.insert(envelope)
+        self._announce([envelope])
+        return accepted
+
+    async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
+        """All of them or none, in one transaction."""
+        accepted = list(await self.store.insert_all(envelopes, tx))
+        if tx is None:
+            self._announce(envelopes)
+        return accepted
+
+    def _announce(self, envelopes: list[Envelope]) -> None:
+        self.broker.publish([_hint(envelope) for envelope in envelopes])
+        if not self._clock.is_virtual:
+            self.store.announce()
+
+    def _cancel_here(self, run_id: str) -> None:
+        if self.performer is not None:
+            self.performer.cancel(run_id, CancelReason.CANCELED)
+
+    def _settled(self, settlement: Settlement, state: RunState | None) -> None:
+        self.waiter.note(settlement.fence.run_id, state)
+        if state in WAITING:
+            self.broker.publish([replace(settlement.hint, delay=settlement.decision.delay)])
+
+    async def _come_to_rest(self) -> None:
+        """Wait until everything that is due now has been done, or until only handlers that wait are left."""
+        calm, stalled_since = 0, self.loop.time()
+        while calm < 8:
+            await asyncio.sleep(0)
+            if self._is_moving():
+                calm, stalled_since = 0, self.loop.time()
+                await asyncio.sleep(0.0005)
+            elif self._has_work() and self.loop.time() - stalled_since < STALLED_SECONDS:
+                calm = 0
+                await asyncio.sleep(0.0005)
+            else:
+                calm += 1
+
+    def _is_moving(self) -> bool:
+        return not (self.recorder.is_idle and self.broker.is_idle)
+
+    def _has_work(self) -> bool:
+        return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)
+
+
+def _hint(envelope: Envelope) -> Hint:
+    return Hint(run_id=envelope.id, seq=1, job=envelope.job, queue=envelope.queue, delay=envelope.delay or 0.0)
+
+
+def _keep(settings: Settings) -> dict[RunState, float | None]:
+    return {
+        RunState.SUCCEEDED: settings.keep_succeeded,
+        RunState.DEAD_LETTERED: settings.keep_dead_lettered,
+        RunState.CANCELED: settings.keep_canceled,
+        RunState.EXPIRED: settings.keep_expired,
+    }
+
+
+def _blame(variables: Context | None) -> tuple[str, str] | None:
+    """The run that these context variables belong to."""
+    ctx = None if variables is None else context_in(variables)
+    return None if ctx is None else (ctx.run_id, ctx.job)

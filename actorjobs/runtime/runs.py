@@ -1,0 +1,218 @@
+"""Reading and managing runs: `runtime.runs`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from actorjobs.clock import Clock
+from actorjobs.errors import InvalidOption, ResultTimeout
+from actorjobs.jobs import RunHandle
+from actorjobs.lifecycle import TERMINAL
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, new_traceparent
+from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
+from actorjobs.retry import seconds
+from actorjobs.worker.waiter import Waiter
+
+if TYPE_CHECKING:
+    from actorjobs.runtime.registry import Registry
+
+LIST_LIMIT = 100
+MOST_PER_PAGE = 1000
+EVENT_POLL_SECONDS = 0.1
+
+States = RunState | str | Sequence[RunState | str] | None
+
+
+class Runs:
+    """The runs of this runtime's namespace. Ids are strings; `RunNotFound` for one that does not exist."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        waiter: Waiter,
+        clock: Clock,
+        registry: Registry,
+        accept: Callable[[Envelope], Awaitable[Accepted]],
+        publish: Callable[[Sequence[Hint]], None],
+        cancel_here: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._waiter = waiter
+        self._clock = clock
+        self._registry = registry
+        self._accept = accept
+        self._publish = publish
+        self._cancel_here = cancel_here
+
+    async def get(self, run_id: str) -> Run:
+        """The run as it stands."""
+        return await self._store.get(run_id)
+
+    async def list(
+        self,
+        *,
+        state: States = None,
+        job: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        tag: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        search: str | None = None,
+        limit: int = LIST_LIMIT,
+        cursor: str | None = None,
+    ) -> RunPage:
+        """One page of runs, newest first; `page.cursor` asks for the next. `since`/`until` bound the acceptance."""
+        _check_limit(limit)
+        where = run_filter(
+            state=state, job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until, search=search
+        )
+        return await self._store.list(where, limit=limit, cursor=cursor)
+
+    async def count_by_state(
+        self,
+        *,
+        job: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        tag: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Mapping[RunState, int]:
+        """How many runs are in each of the eight states."""
+        return await self._store.count_by_state(
+            run_filter(job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until)
+        )
+
+    async def attempts(self, run_id: str) -> Sequence[Attempt]:
+        """Every attempt, in order; the last one has outcome `running` while the run runs."""
+        return await self._store.attempts(run_id)
+
+    async def history(self, run_id: str) -> Sequence[HistoryEntry]:
+        """Everything that happened to the run, in order."""
+        return await self._store.history(run_id)
+
+    async def cancel(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
+        """End a waiting run at once; ask a running one to end. A run that is over stays as it is."""
+        run = await self._store.cancel(run_id, reason, by)
+        self._waiter.note(run.id, run.state)
+        if run.state is RunState.RUNNING:
+            self._cancel_here(run.id)
+        return run
+
+    async def replay(
+        self,
+        run_id: str,
+        *,
+        delay: float | timedelta | None = None,
+        reason: str | None = None,
+        payload: Any = None,
+    ) -> RunHandle[Any]:
+        """A new run of what that run was, linked by `replay_of`; with another payload if given."""
+        new_id = await self.replay_run(run_id, delay=delay, reason=reason, payload=payload)
+        return self.handle(new_id, (await self._store.get(new_id)).job)
+
+    async def replay_run(
+        self,
+        run_id: str,
+        *,
+        delay: float | timedelta | None = None,
+        reason: str | None = None,
+        payload: Any = None,
+    ) -> str:
+        """The same; the id of the new run."""
+        again = await self._store.envelope(run_id)
+        changes: dict[str, Any] = {"traceparent": new_traceparent(again.traceparent)}
+        if delay is not None:
+            changes["delay"] = seconds(delay, "delay")
+        if payload is not None:
+            changes["payload"] = self._registry.definition(again.job).encode_payload(payload)
+        if reason is not None:
+            changes["meta"] = again.meta | {"replay_reason": reason}
+        return (await self._accept(again.model_copy(update=changes))).run_id
+
+    async def retry(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
+        """Reopen a dead-lettered, canceled or expired run for one more attempt; `RunStateConflict` otherwise."""
+        run = await self._store.reopen(run_id, reason, by)
+        self._wake(run)
+        return run
+
+    async def reschedule(self, run_id: str, run_at: datetime, *, by: str | None = None) -> Run:
+        """Let a waiting run become due at another time; `RunStateConflict` unless it waits."""
+        if run_at.tzinfo is None:
+            raise InvalidOption("run_at needs a time zone: datetime.now(UTC) + timedelta(...)")
+        run = await self._store.reschedule(run_id, run_at, by)
+        self._wake(run)
+        return run
+
+    async def delete(self, run_id: str) -> None:
+        """Forget the run and its attempts; `RunStateConflict` while it runs."""
+        await self._store.delete(run_id)
+
+    async def wait(self, run_id: str, timeout: float | None = None) -> Run:
+        """The run once it is over; `ResultTimeout` after `timeout` seconds."""
+        run = await self._store.get(run_id)
+        if run.state in TERMINAL:
+            return run
+        if not await self._waiter.until_over(run_id, timeout):
+            raise ResultTimeout(f"run {run_id} was not over after {timeout:g} s; it goes on regardless")
+        return await self._store.get(run_id)
+
+    async def events(self, run_id: str) -> AsyncIterator[HistoryEntry]:
+        """What happens to the run, from its acceptance on, as it happens; ends with the run."""
+        seen: set[tuple[str, int, datetime]] = set()
+        progress: Mapping[str, Any] | None = None
+        while True:
+            run = await self._store.get(run_id)
+            for entry in await self._store.history(run_id):
+                if (key := (entry.event, entry.attempt, entry.at)) not in seen:
+                    seen.add(key)
+                    yield entry
+            if run.progress is not None and run.progress != progress:
+                progress = run.progress
+                yield HistoryEntry(
+                    at=self._clock.now(), event="progress", state=run.state, attempt=run.attempt, detail=progress
+                )
+            if run.state in TERMINAL:
+                return
+            await self._waiter.until_over(run_id, EVENT_POLL_SECONDS)
+
+    def handle(self, run_id: str, job: str, *, existing: bool = False) -> RunHandle[Any]:
+        """A handle of that run; its result is typed by the job if it is registered here, plain JSON otherwise."""
+        decode = self._registry.definition(job).decode_result if self._registry.knows(job) else _as_it_is
+        return RunHandle(run_id, job=job, decode=decode, runs=self, existing=existing)
+
+    def _wake(self, run: Run) -> None:
+        self._publish([Hint(run_id=run.id, seq=0, job=run.job, queue=run.queue)])
+
+
+def _check_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_PER_PAGE:
+        raise InvalidOption(f"limit is a whole number from 1 to {MOST_PER_PAGE}")
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def run_filter(
+    *, state: States = None, since: datetime | None = None, until: datetime | None = None, **words: Any
+) -> RunFilter:
+    """A checked filter; `InvalidOption` for a state that does not exist or a time without zone."""
+    for name, at in (("since", since), ("until", until)):
+        if at is not None and at.tzinfo is None:
+            raise InvalidOption(f"{name} needs a time zone: datetime.now(UTC) - timedelta(...)")
+    return RunFilter(state=_states(state), since=since, until=until, **words)
+
+
+def _states(given: States) -> tuple[RunState, ...] | None:
+    if given is None:
+        return None
+    words = [given] if isinstance(given, str) else given
+    try:
+        return tuple(RunState(word) for word in words)
+    except ValueError:
+        raise InvalidOption(f"a state is one of {', '.join(RunState)}") from None

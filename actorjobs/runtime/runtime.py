@@ -1,0 +1,297 @@
+"""The runtime: the jobs an application knows, where their runs are kept, and the pools that perform them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from anyio.from_thread import start_blocking_portal
+from pydantic import BaseModel
+from typing_extensions import Unpack
+
+from actorjobs.clock import Clock, SystemClock
+from actorjobs.config import Settings, load_settings
+from actorjobs.errors import ActorJobsError, InvalidOption, NoRuntime
+from actorjobs.jobs import ArgsDispatchable, Dispatchable, Job, JobDefaults, Options, Queue, RunHandle, order_for
+from actorjobs.model import Envelope
+from actorjobs.ports import (
+    Accepted,
+    Broker,
+    Transaction,
+    close_dispatcher,
+    dispatching_through,
+    open_dispatcher,
+)
+from actorjobs.runtime.opened import AppFactory, Opened
+from actorjobs.runtime.queues import Queues
+from actorjobs.runtime.registry import Registry
+from actorjobs.runtime.runs import Runs
+from actorjobs.stores import SqlStore
+from actorjobs.worker.perform_here import perform_here
+
+T = TypeVar("T")
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R")
+A = ParamSpec("A")
+
+
+class Runtime:
+    """Jobs, store, broker and pools as one object. Making one connects to nothing and reads no environment.
+
+    `async with runtime:` dispatches and performs in this event loop; `async with runtime.client():` only dispatches and
+    manages. It may be opened again afterwards, on another loop too; several may be open at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: str | None = None,
+        store: str | None = None,
+        namespace: str | None = None,
+        jobs: Sequence[Any] = (),
+        queues: Mapping[str, int | Queue] | None = None,
+        context: AppFactory | None = None,
+        defaults: JobDefaults | None = None,
+        grace: float | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        """`jobs` are definitions, modules, or names of modules and packages; `queues` maps a name to how many runs a
+        process performs at once. `context` makes the application's own async context manager, entered once per
+        process: `ctx.app`. `grace` is seconds. What is left out comes from `ACTORJOBS_*` variables or the defaults.
+        """
+        self._given = {"broker_url": broker, "store_url": store, "namespace": namespace, "grace": grace}
+        self._registry = Registry(queues or {}, defaults)
+        self._registry.add(jobs)
+        self._defaults = defaults
+        self._context = context
+        self._clock = clock or SystemClock()
+        self._random = random or Random()
+        self._opened: Opened | None = None
+        self._closing: Opened | None = None
+        self._loop_thread: int | None = None
+
+    # opening and closing
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self, *, is_worker_process: bool = False) -> None:
+        """Connect and start the pools; what `async with` does. A worker process exits when its loop is stuck."""
+        opened = await self._connect()
+        self._registry.close()
+        try:
+            await opened.start_worker(dispatcher=self, app=self._context, exits_when_stuck=is_worker_process)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop taking work, let running work end for `grace` seconds, hand back the rest, disconnect. Idempotent."""
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        try:
+            # While it drains, handlers at work still dispatch through this runtime.
+            self._closing = opened
+            await opened.close()
+        finally:
+            self._closing = None
+            self._loop_thread = None
+            self._registry.reopen()
+            close_dispatcher(self)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Self]:
+        """Dispatch and manage only; no pool runs here."""
+        await self._connect()
+        try:
+            yield self
+        finally:
+            await self.close()
+
+    @contextmanager
+    def client_sync(self) -> Iterator[Self]:
+        """The same for code without an event loop: `job.dispatch_sync(...)`, `runtime.run_sync(...)`."""
+        with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(self.client()):
+            yield self
+
+    async def _connect(self) -> Opened:
+        if self._opened is not None or self._closing is not None:
+            raise InvalidOption("this runtime is open already: make a second Runtime for a second opening")
+        opened = Opened(settings=self.settings, registry=self._registry, clock=self._clock, random=self._random)
+        self._opened = opened
+        try:
+            await opened.open()
+        except BaseException:
+            self._opened = None
+            raise
+        self._loop_thread = threading.get_ident()
+        open_dispatcher(self)
+        return opened
+
+    def hurry(self) -> None:
+        """While closing: wait for running work no longer, cancel it and hand it back at once."""
+        opened = self._opened or self._closing
+        if opened is not None:
+            opened.hurry.set()
+
+    @contextmanager
+    def override(self) -> Iterator[Self]:
+        """Have every dispatch below this block go through this runtime."""
+        with dispatching_through(self):
+            yield self
+
+    # what it consists of
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force, read now. `InvalidOption` naming the variable that is wrong."""
+        return load_settings(**self._given)
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None
+
+    @property
+    def runs(self) -> Runs:
+        """Reading and managing runs."""
+        return self._open_one.runs
+
+    @property
+    def queues(self) -> Queues:
+        """Pausing, resuming and scaling queues."""
+        return self._open_one.queues
+
+    @property
+    def store(self) -> SqlStore:
+        """The store; `runtime.store.engine` is a SQLAlchemy engine on its database."""
+        return self._open_one.store
+
+    @property
+    def broker(self) -> Broker:
+        return self._open_one.broker
+
+    @property
+    def job_names(self) -> tuple[str, ...]:
+        """Every name and alias that is registered, sorted."""
+        return self._registry.names
+
+    @property
+    def declared_queues(self) -> dict[str, Queue]:
+        """The queues that this runtime serves."""
+        return self._registry.queues
+
+    def register(self, *jobs: Any) -> None:
+        """Take in more jobs; `RegistrationClosed` once the pools run, `DuplicateJob` for a name that is taken."""
+        self._registry.add(jobs)
+
+    @property
+    def health(self) -> dict[str, str]:
+        """What is wrong, by part; empty when nothing is."""
+        opened = self._open_one
+        if opened.worker is None:
+            return {}
+        wrong = {f"queue {queue}": why for queue, why in opened.worker.failing.items()}
+        if opened.worker.lease.claiming_owner is None:
+            wrong["lease"] = f"not renewed for {opened.worker.lease.age:.0f} s: the store does not answer"
+        return wrong
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of every pool, by queue."""
+        worker = self._open_one.worker
+        return {} if worker is None else {pool.queue: pool.statistics() for pool in worker.pools}
+
+    def __repr__(self) -> str:
+        state = "closed" if self._opened is None else "client" if self._opened.worker is None else "open"
+        return f"<Runtime {state}, {len(self._registry.names)} jobs, queues {sorted(self._registry.queues)}>"
+
+    @property
+    def _open_one(self) -> Opened:
+        opened = self._opened or self._closing
+        if opened is None:
+            raise NoRuntime("this runtime is not open: enter `async with runtime:` or `async with runtime.client():`")
+        return opened
+
+    # dispatching
+
+    def knows(self, job: str) -> bool:
+        return self._registry.knows(job)
+
+    @overload
+    async def dispatch(self, job: Dispatchable[P, R], payload: P, /, **options: Unpack[Options]) -> RunHandle[R]: ...
+
+    @overload
+    async def dispatch(self, job: type[Job[P, R, Any]], payload: P, /, **options: Unpack[Options]) -> RunHandle[R]: ...
+
+    @overload
+    async def dispatch(self, job: ArgsDispatchable[A, R], /, *args: A.args, **kwargs: A.kwargs) -> RunHandle[R]: ...
+
+    @overload
+    async def dispatch(self, job: Envelope, /, *, tx: Transaction | None = None) -> RunHandle[Any]: ...
+
+    async def dispatch(self, job: Any, /, *args: Any, **kwargs: Any) -> RunHandle[Any]:
+        """Ask this very runtime for a run; answers once it is durably accepted."""
+        return await order_for(job, *args, **kwargs).send(self)
+
+    async def dispatch_many(
+        self, envelopes: Sequence[Envelope], *, tx: Transaction | None = None
+    ) -> list[RunHandle[Any]]:
+        """Accept all envelopes or none, in one transaction. The error of a bad one says which it was."""
+        ready = [self._prepared(envelope, f"envelope {index}: ") for index, envelope in enumerate(envelopes)]
+        opened = self._open_one
+        accepted = await opened.accept_all(ready, tx) if ready else []
+        return [
+            opened.runs.handle(answer.run_id, envelope.job, existing=answer.existing)
+            for answer, envelope in zip(accepted, ready, strict=True)
+        ]
+
+    async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
+        """Accept one envelope; what every dispatch comes down to."""
+        return await self._open_one.accept(self._prepared(envelope), tx)
+
+    def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
+        """The same from a thread that is not the loop's; in the caller's own thread with a synchronous `tx`."""
+        opened, ready = self._open_one, self._prepared(envelope)
+        if tx is not None:
+            return opened.store.insert_in([ready], tx)[0]
+        return self.run_sync(lambda: opened.accept(ready))
+
+    def run_sync(self, make: Callable[[], Awaitable[T]]) -> T:
+        """Await `make()` on the runtime's loop from another thread, as in `run_sync(lambda: runtime.runs.get(id))`."""
+        opened = self._open_one
+        if threading.get_ident() == self._loop_thread:
+            raise InvalidOption("this would block the event loop that has to answer: use await here")
+
+        async def work() -> T:
+            return await make()
+
+        return asyncio.run_coroutine_threadsafe(work(), opened.loop).result()
+
+    async def perform_envelope(self, envelope: Envelope) -> Any:
+        """Execute an envelope here and now, with validation, tenant and trace, and return what its handler returns.
+
+        One attempt: nothing is recorded or retried, and what the handler raises is raised.
+        """
+        app = self._opened.app if self._opened is not None else None
+        return await perform_here(self._registry.definition(envelope.job), envelope, dispatcher=self, app=app)
+
+    def _prepared(self, envelope: Envelope, where: str = "") -> Envelope:
+        """The envelope as it will be stored, or why it will not."""
+        try:
+            if self._registry.knows(envelope.job):
+                self._registry.check_queue(envelope.queue)
+            return envelope if self._defaults is None else self._defaults.complete(envelope)
+        except ActorJobsError as error:
+            raise type(error)(where + str(error)) from None

@@ -1,0 +1,97 @@
+"""A database as the store needs it: transactions as functions, run where they do not block the loop.
+
+Every verb of the store is a plain function over a synchronous SQLAlchemy `Connection`, so that it is written once:
+PostgreSQL runs it on an asyncpg connection, SQLite in the one thread that owns the file's writing connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from actorjobs.clock import Clock
+from actorjobs.errors import ActorJobsError, InvalidOption, StoreUnavailable
+
+T = TypeVar("T")
+
+LANES = ("sqlite", "postgresql")
+
+
+class Database(Protocol):
+    """Transactions on one database. `write` commits; `read` never does."""
+
+    url: URL
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The application's own way in: an ordinary SQLAlchemy engine on the same database."""
+        ...
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction and commit. Deadlocks are retried; `StoreUnavailable` when nothing answers."""
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T: ...
+
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]: ...
+
+    def announce(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def parse_url(url: str) -> URL:
+    """The parsed address; `InvalidOption`, without the password, when it is none."""
+    try:
+        parsed = make_url(url.strip())
+    except (ArgumentError, ValueError):
+        raise InvalidOption(
+            "the store's address is not a URL: write sqlite:///file.db or postgresql://user:password@host/database"
+        ) from None
+    _check_port(parsed)
+    backend = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
+    if backend not in LANES:
+        raise InvalidOption(f"no store speaks {backend!r}: use sqlite:/// or postgresql://")
+    return parsed
+
+
+def _check_port(url: URL) -> None:
+    if url.port is not None and not 0 < url.port < 65536:
+        raise InvalidOption(f"the store's port lies between 1 and 65535, not {url.port}")
+
+
+def masked(url: URL) -> str:
+    """The address as it may be shown."""
+    return url.render_as_string(hide_password=True)
+
+
+async def open_database(url: str, clock: Clock, *, inline: bool = False) -> Database:
+    """Connect to whatever `url` names. `inline` runs SQLite in the calling thread, for one that may block."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        from actorjobs.stores.sqlite import SqliteDatabase
+
+        return SqliteDatabase(parsed, inline=inline)
+    from actorjobs.stores.postgres import PostgresDatabase
+
+    return PostgresDatabase(parsed)
+
+
+def unavailable(error: BaseException, url: URL) -> StoreUnavailable:
+    """`StoreUnavailable` with the cause in one line and no secret."""
+    cause: Any = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).strip().splitlines()
+    text = lines[0] if lines else ""
+    if url.password:
+        text = text.replace(str(url.password), "***")
+    return StoreUnavailable(f"the store at {masked(url)} does not answer: {type(cause).__name__}: {text[:300]}")
+
+
+def is_ours(error: BaseException) -> bool:
+    return isinstance(error, ActorJobsError)

@@ -1,0 +1,158 @@
+"""PostgreSQL through asyncpg: transactions run as plain functions on a pooled connection.
+
+`LISTEN`/`NOTIFY` is a speed-up only: a notification that is lost costs one polling interval. `NOTIFY` is sent in a
+transaction of its own, never in a caller's, because it serialises commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from actorjobs.errors import InvalidOption, StoreUnavailable
+from actorjobs.stores.database import unavailable
+
+T = TypeVar("T")
+
+CHANNEL = "actorjobs"
+STATEMENT_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 10.0
+POOL_TIMEOUT_SECONDS = 10.0
+RETRIES = 8
+_TRY_AGAIN = frozenset({"40001", "40P01"})
+_NO_ANSWER = ("08", "57P", "53", "55P03")
+_SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
+
+
+class PostgresDatabase:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(self, url: URL, *, pool_size: int = 5) -> None:
+        self.url = url
+        driver_url, arguments = _driver_settings(url)
+        self._engine = create_async_engine(
+            driver_url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            pool_pre_ping=False,
+            connect_args=arguments,
+        )
+        self._announcing: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self._engine
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        for attempt in range(RETRIES):
+            try:
+                async with self._engine.begin() as connection:
+                    return await connection.run_sync(work)
+            except DBAPIError as error:
+                if _sqlstate(error) not in _TRY_AGAIN or attempt == RETRIES - 1:
+                    raise self._translated(error) from error
+                await asyncio.sleep(random.uniform(0.001, 0.01 * 2**attempt))
+            except (TimeoutError, OSError, PoolTimeout) as error:
+                raise unavailable(error, self.url) from error
+        raise AssertionError("unreachable")
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            async with self._engine.connect() as connection:
+                return await connection.run_sync(work)
+        except DBAPIError as error:
+            raise self._translated(error) from error
+        except (TimeoutError, OSError, PoolTimeout) as error:
+            raise unavailable(error, self.url) from error
+
+    def _translated(self, error: DBAPIError) -> Exception:
+        state = _sqlstate(error) or ""
+        lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+        if lost or state in _TRY_AGAIN or state.startswith(_NO_ANSWER):
+            return unavailable(error, self.url)
+        return error
+
+    @asynccontextmanager
+    async def watch(self, notice: Callable[[], None]) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._listen(notice), name="actorjobs-listen")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _listen(self, notice: Callable[[], None]) -> None:
+        """Keep one connection listening; while there is none, the pollers manage alone."""
+        while True:
+            with suppress(DBAPIError, OSError, PoolTimeout, asyncio.TimeoutError):
+                await self._listen_once(notice)
+            await asyncio.sleep(random.uniform(0.5, 2.0))
+
+    async def _listen_once(self, notice: Callable[[], None]) -> None:
+        ended = asyncio.Event()
+        async with self._engine.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            raw.add_termination_listener(lambda *_: ended.set())
+            await raw.add_listener(CHANNEL, lambda *_: notice())
+            notice()
+            try:
+                await ended.wait()
+            finally:
+                await connection.invalidate()
+
+    def announce(self) -> None:
+        """Notify listeners soon, once for all that was committed meanwhile."""
+        if self._announcing is None or self._announcing.done():
+            self._announcing = asyncio.create_task(self._notify(), name="actorjobs-notify")
+
+    async def _notify(self) -> None:
+        await asyncio.sleep(0.002)
+        with suppress(DBAPIError, OSError, PoolTimeout, asyncio.TimeoutError):
+            async with self._engine.begin() as connection:
+                await connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+    async def close(self) -> None:
+        if self._announcing is not None:
+            with suppress(BaseException):
+                await asyncio.wait({self._announcing}, timeout=1.0)
+        await self._engine.dispose()
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+
+
+def _driver_settings(url: URL) -> tuple[URL, dict[str, Any]]:
+    """The address for asyncpg, and what libpq users write in the query string in asyncpg's words."""
+    if url.database in (None, ""):
+        raise InvalidOption("the store's address names no database: postgresql://user:password@host/database")
+    arguments: dict[str, Any] = {"timeout": CONNECT_TIMEOUT_SECONDS, "command_timeout": STATEMENT_TIMEOUT_SECONDS}
+    query = dict(url.query)
+    mode = query.pop("sslmode", None)
+    if mode is not None:
+        if mode not in _SSL_MODES:
+            raise InvalidOption(f"sslmode is one of {', '.join(sorted(_SSL_MODES))}")
+        arguments["ssl"] = mode
+    if query.pop("prepared_statements", "on") == "off":
+        # For PgBouncer in transaction mode, where a prepared statement may be gone at the next use.
+        arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    for name in ("host", "port"):
+        if name in query:
+            arguments[name] = query.pop(name)
+    if query:
+        raise InvalidOption(f"unknown option {sorted(query)[0]!r} in the store's address: sslmode, prepared_statements")
+    return url.set(drivername="postgresql+asyncpg", query={}), arguments
+
+
+__all__ = ["PostgresDatabase", "StoreUnavailable"]

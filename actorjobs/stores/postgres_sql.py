@@ -1,0 +1,191 @@
+"""The hot statements on PostgreSQL: one round trip for a whole group, its rows passed as one JSON array.
+
+Every group statement locks its rows in the order of their ids: two that do not will deadlock within seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, text
+
+from actorjobs.lifecycle import TERMINAL
+from actorjobs.model import Envelope, RunState
+from actorjobs.ports import Demand, Settlement, Taken
+from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, claim_of, insert_values, run_at_micros
+from actorjobs.stores.schema import WAITING_SQL, UtcDateTime
+
+# Under a virtual clock the time is a value; else the database's own, read once per statement. A bare call of the
+# volatile function would be evaluated for every row, and no index could serve it.
+REAL_NOW = "(SELECT clock_timestamp())"
+BOUND_NOW = "CAST(:now AS timestamptz)"
+
+_INTEGERS = frozenset({"version", "priority", "max_attempts"})
+_FLOATS = frozenset({"timeout", "retention"})
+
+
+def _typed(column: str) -> str:
+    kind = "int" if column in _INTEGERS else "float8" if column in _FLOATS else "text"
+    return f'"{column}" {kind}'
+
+
+_INSERT_FIELDS = (*INSERT_COLUMNS, "delay", "run_at", "expires_in")
+
+_INSERT = f"""
+WITH d AS MATERIALIZED (
+  SELECT d.*, t.now,
+    greatest(t.now + d.delay * interval '1 second', coalesce(timestamptz 'epoch' + d.run_at * interval '1 microsecond',
+      t.now)) AS due
+  FROM json_to_recordset(CAST(:rows AS json)) AS d
+    ({", ".join(_typed(column) for column in INSERT_COLUMNS)}, delay float8, run_at int8, expires_in float8),
+    (SELECT {{now}} AS now) t)
+INSERT INTO actorjobs_runs ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at)
+SELECT {", ".join("d." + column for column in INSERT_COLUMNS)}, :ns,
+  CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second'
+FROM d ORDER BY d.idempotency_key, d.id
+ON CONFLICT DO NOTHING RETURNING id
+"""
+
+
+# One index seek per priority, highest first, and none after the limit is reached: a single ordered scan would wade through
+# everything that waits for later in a higher priority.
+def _take(losses: str) -> str:
+    return f"""
+WITH due AS MATERIALIZED (
+  SELECT one.id FROM generate_series(9, 0, -1) AS band (priority) CROSS JOIN LATERAL (
+    SELECT id FROM actorjobs_runs
+    WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL}
+      AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+      AND cancel_requested_at IS NULL AND losses {losses} 2 AND job = ANY(:jobs)
+    ORDER BY available_at LIMIT :limit FOR UPDATE SKIP LOCKED) one
+  LIMIT (CASE WHEN EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND name = :queue AND is_paused)
+    THEN 0 ELSE :limit END))
+UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
+  attempted_at = NULL, progress = NULL
+FROM due WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
+RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
+"""
+
+
+_TAKE, _TAKE_SUSPECTS = _take("<"), _take(">=")
+
+_NEXT = f"""
+SELECT CAST(extract(epoch FROM min(one.due) - {{now}}) AS float8),
+  EXISTS (SELECT 1 FROM actorjobs_runs WHERE namespace = :ns AND queue = :queue AND losses >= 2 AND {WAITING_SQL}
+    AND available_at <= {{now}})
+FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
+  SELECT available_at AS due FROM actorjobs_runs
+  WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL} AND available_at > {{now}}
+  ORDER BY available_at LIMIT 1) one
+"""
+
+# The fence is checked where the rows are locked. The arrays of ids tell the planner to go by the primary key; by its own
+# estimates it may walk a whole index for each row.
+_SETTLE = """
+WITH d AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, attempt int, owner text, outcome text, state text,
+    is_over bool, delay float8, failures int, losses int, reason text, result text, error text, actor text,
+    started_after float8, span_id text)),
+locked AS MATERIALIZED (
+  SELECT r.id, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM actorjobs_runs r
+  JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'
+  WHERE r.id = ANY (ARRAY(SELECT id FROM d))
+  ORDER BY r.id FOR UPDATE OF r),
+settled AS (
+  UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE d.state END,
+    failures = d.failures, losses = d.losses, result = d.result,
+    reason = CASE WHEN l.is_canceled THEN u.reason ELSE d.reason END,
+    attempted_at = u.claimed_at + d.started_after * interval '1 second',
+    available_at = CASE WHEN d.is_over OR l.is_canceled THEN u.available_at
+      ELSE {now} + d.delay * interval '1 second' END,
+    finished_at = CASE WHEN d.is_over OR l.is_canceled THEN {now} END,
+    seq = u.seq + CASE WHEN d.is_over OR l.is_canceled THEN 0 ELSE 1 END
+  FROM d JOIN locked l ON l.id = d.id
+  WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
+  RETURNING u.id, u.attempt, u.state, u.claimed_by, u.attempted_at),
+ended AS (
+  INSERT INTO actorjobs_attempts
+    (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
+  SELECT s.id, s.attempt, d.outcome, s.state, s.attempted_at, {now}, s.claimed_by, d.actor, d.error, d.span_id
+  FROM settled s JOIN d ON d.id = s.id)
+SELECT id, attempt, state FROM settled
+"""
+
+
+class PostgresStatements:
+    """The statements with the clock's `now` filled in: the database's, or a bound value under a virtual clock."""
+
+    def __init__(self, *, is_virtual: bool) -> None:
+        now = BOUND_NOW if is_virtual else REAL_NOW
+        times = [bindparam("now", type_=UtcDateTime)] if is_virtual else []
+
+        def ready(sql: str) -> Any:
+            statement = text(sql.format(now=now))
+            return statement.bindparams(*times) if times else statement
+
+        self._insert, self._take, self._take_suspects = ready(_INSERT), ready(_TAKE), ready(_TAKE_SUSPECTS)
+        self._next, self._settle = ready(_NEXT), ready(_SETTLE)
+        self._is_virtual = is_virtual
+
+    def _time(self, now: datetime) -> dict[str, Any]:
+        return {"now": now} if self._is_virtual else {}
+
+    def insert(
+        self, connection: Connection, namespace: str, envelopes: Sequence[Envelope], now: datetime
+    ) -> list[bool]:
+        """Insert what collides with nothing: which ones went in."""
+        rows = [dict(zip(_INSERT_FIELDS, _insert_row(envelope), strict=True)) for envelope in envelopes]
+        values = {"rows": orjson.dumps(rows).decode(), "ns": namespace} | self._time(now)
+        inserted = {row[0] for row in connection.execute(self._insert, values)}
+        answers: list[bool] = []
+        for envelope in envelopes:
+            answers.append(envelope.id in inserted)
+            inserted.discard(envelope.id)  # of two envelopes with one id in one group the first is the one
+        return answers
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str, now: datetime) -> Taken:
+        """Find and claim due runs, skipping those that somebody else is just taking."""
+        where = {"ns": namespace, "queue": demand.queue} | self._time(now)
+        statement = self._take_suspects if demand.suspects else self._take
+        values = where | {"jobs": list(demand.jobs), "limit": demand.limit, "owner": owner}
+        claims = [claim_of(row, owner) for row in connection.execute(statement, values)]
+        claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
+        if len(claims) == demand.limit or demand.suspects:
+            return Taken(claims=claims, next_due=0.0 if claims else None)
+        next_due, suspects_due = connection.execute(self._next, where).one()
+        return Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement], now: datetime) -> list[RunState | None]:
+        """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
+        rows = [_settle_row(settlement) for settlement in settlements]
+        values = {"rows": orjson.dumps(rows).decode()} | self._time(now)
+        states = {(row[0], row[1]): RunState(row[2]) for row in connection.execute(self._settle, values)}
+        return [states.get((settlement.fence.run_id, settlement.fence.attempt)) for settlement in settlements]
+
+
+def _insert_row(envelope: Envelope) -> tuple[Any, ...]:
+    return (*insert_values(envelope), envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in)
+
+
+def _settle_row(settlement: Settlement) -> dict[str, Any]:
+    decision, fence = settlement.decision, settlement.fence
+    return {
+        "id": fence.run_id,
+        "attempt": fence.attempt,
+        "owner": fence.owner,
+        "outcome": settlement.outcome,
+        "state": decision.state,
+        "is_over": decision.state in TERMINAL,
+        "delay": decision.delay,
+        "failures": decision.failures,
+        "losses": decision.losses,
+        "reason": decision.reason,
+        "result": settlement.result,
+        "error": settlement.error,
+        "actor": settlement.actor,
+        "started_after": settlement.started_after,
+        "span_id": settlement.span_id,
+    }

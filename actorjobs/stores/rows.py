@@ -1,0 +1,371 @@
+"""Between rows and values: what an envelope becomes when it is stored, and what is read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from actorjobs.codec import decode, encode
+from actorjobs.errors import InvalidOption
+from actorjobs.lifecycle import TERMINAL
+from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
+from actorjobs.ports import Claim
+from actorjobs.stores import schema
+from actorjobs.stores.schema import to_micros
+
+Row = Mapping[Any, Any]
+"""A row by the names of its columns."""
+
+INSERT_COLUMNS = (
+    "id",
+    "tenant",
+    "job",
+    "version",
+    "queue",
+    "priority",
+    "max_attempts",
+    "timeout",
+    "payload",
+    "constructor_args",
+    "retry",
+    "retention",
+    "tags",
+    "meta",
+    "script",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "parent",
+    "replay_of",
+    "idempotency_key",
+    "fingerprint",
+)
+"""Columns whose values come from the envelope as they are; the rest the database works out from its clock."""
+
+EXPIRED_REASON = "expired before it could start"
+
+CLAIM_COLUMNS = (
+    "id",
+    "seq",
+    "job",
+    "version",
+    "queue",
+    "tenant",
+    "priority",
+    "payload",
+    "constructor_args",
+    "attempt",
+    "failures",
+    "losses",
+    "max_attempts",
+    "timeout",
+    "retry",
+    "checkpoint",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "parent",
+    "inserted_at",
+    "available_at",
+    "claimed_at",
+)
+
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_COLUMNS: Any = schema.runs.c
+_WORDS = tuple(
+    (name, int(_COLUMNS[name].type.length))
+    for name in ("tenant", "job", "queue", "traceparent", "parent", "replay_of", "idempotency_key")
+)
+_TEXTS = ("tenant", "job", "queue", "traceparent", "tracestate", "baggage", "script", "idempotency_key")
+_PRIORITIES = range(10)
+_LARGEST_INTEGER = 2**31 - 1
+_LONGEST_SECONDS = 100 * 365 * 86400.0
+
+
+def is_storable(text: str) -> bool:
+    """Whether every database takes this text: NUL and lone surrogates are refused."""
+    return _UNSTORABLE.search(text) is None
+
+
+def is_run_id(text: str) -> bool:
+    """Whether the text has the shape of a run's id."""
+    return _ID.fullmatch(text) is not None
+
+
+def check_envelope(envelope: Envelope) -> None:
+    """`InvalidOption` for an envelope, made by hand, that holds what some database would refuse: there it would take
+    the other rows of its group down with it."""
+    if not is_run_id(envelope.id):
+        raise InvalidOption("an envelope's id is a UUID in lower case: leave it out to get one")
+    for name, longest in _WORDS:
+        if (text := getattr(envelope, name)) is not None and len(text) > longest:
+            raise InvalidOption(f"{name} has at most {longest} characters, not {len(text)}")
+    for name in _TEXTS:
+        if (text := getattr(envelope, name)) is not None and not is_storable(text):
+            raise InvalidOption(f"{name} holds a NUL character or a lone surrogate, which cannot be stored")
+    if envelope.priority not in _PRIORITIES:
+        raise InvalidOption(f"priority lies between 0 and 9, not {envelope.priority}")
+    if not 0 <= envelope.version <= _LARGEST_INTEGER or not 0 <= envelope.max_attempts <= _LARGEST_INTEGER:
+        raise InvalidOption(f"version and max_attempts lie between 0 and {_LARGEST_INTEGER}")
+    for seconds in (envelope.delay, envelope.timeout, envelope.expires_in, envelope.retention):
+        if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
+            raise InvalidOption("delay, timeout, expires_in and retention are seconds, from 0 to a hundred years")
+
+
+def insert_values(envelope: Envelope) -> tuple[Any, ...]:
+    """The envelope's values in the order of `INSERT_COLUMNS`."""
+    payload = encode(envelope.payload)
+    return (
+        envelope.id,
+        envelope.tenant or "",
+        envelope.job,
+        envelope.version,
+        envelope.queue,
+        envelope.priority,
+        envelope.max_attempts,
+        envelope.timeout,
+        payload,
+        encode(envelope.constructor_args, what="constructor_args") if envelope.constructor_args else None,
+        encode(envelope.retry, what="retry") if envelope.retry else None,
+        envelope.retention,
+        encode(list(envelope.tags), what="tags") if envelope.tags else None,
+        encode(envelope.meta, what="meta") if envelope.meta else None,
+        envelope.script,
+        envelope.traceparent,
+        envelope.tracestate,
+        envelope.baggage,
+        envelope.parent,
+        envelope.replay_of,
+        envelope.idempotency_key,
+        fingerprint(envelope) if envelope.idempotency_key is not None else None,
+    )
+
+
+def fingerprint(envelope: Envelope) -> str:
+    """What tells two uses of one idempotency key apart: the payload and constructor arguments, keys sorted."""
+    parts = [decode(encode(part)) for part in (envelope.payload, envelope.constructor_args)]
+    content = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+    return sha256(content).hexdigest()
+
+
+def run_at_micros(envelope: Envelope) -> int | None:
+    return None if envelope.run_at is None else to_micros(envelope.run_at.astimezone(UTC))
+
+
+def claim_of(row: Sequence[Any], owner: str) -> Claim:
+    """A claim from a row in the order of `CLAIM_COLUMNS`."""
+    return Claim(
+        owner=owner,
+        run_id=row[0],
+        seq=row[1],
+        job=row[2],
+        version=row[3],
+        queue=row[4],
+        tenant=row[5] or None,
+        priority=row[6],
+        payload=row[7],
+        constructor_args=row[8],
+        attempt=row[9],
+        failures=row[10],
+        losses=row[11],
+        max_attempts=row[12],
+        timeout=row[13],
+        retry=row[14],
+        checkpoint=row[15],
+        traceparent=row[16],
+        tracestate=row[17],
+        baggage=row[18],
+        parent=row[19],
+        inserted_at=row[20],
+        available_at=row[21],
+        claimed_at=row[22],
+    )
+
+
+def run_of(row: Row, attempts: Sequence[Attempt] = ()) -> Run:
+    """A run from its row and the attempts that ended."""
+    state = RunState(row["state"])
+    finished_at: datetime | None = row["finished_at"]
+
+    def ended(as_state: RunState) -> datetime | None:
+        return finished_at if state is as_state else None
+
+    return Run(
+        id=row["id"],
+        namespace=row["namespace"],
+        job=row["job"],
+        version=row["version"],
+        queue=row["queue"],
+        state=state,
+        hold=row["hold"],
+        tenant=row["tenant"] or None,
+        priority=row["priority"],
+        payload=decode(row["payload"]),
+        constructor_args=_json(row["constructor_args"]) or {},
+        result=_json(row["result"]),
+        progress=_json(row["progress"]),
+        checkpoint=_json(row["checkpoint"]),
+        errors=tuple(attempt.error for attempt in attempts if attempt.error is not None),
+        attempt=row["attempt"],
+        failures=row["failures"],
+        losses=row["losses"],
+        max_attempts=row["max_attempts"],
+        timeout=row["timeout"],
+        inserted_at=row["inserted_at"],
+        available_at=row["available_at"],
+        expires_at=row["expires_at"],
+        claimed_at=row["claimed_at"],
+        attempted_at=row["claimed_at"] if state is RunState.RUNNING else row["attempted_at"],
+        completed_at=ended(RunState.SUCCEEDED),
+        failed_at=ended(RunState.DEAD_LETTERED),
+        canceled_at=ended(RunState.CANCELED),
+        expired_at=ended(RunState.EXPIRED),
+        claimed_by=row["claimed_by"],
+        cancel_requested_at=row["cancel_requested_at"],
+        reason=row["reason"],
+        script=row["script"],
+        unique_digest=row["unique_digest"],
+        uniqueness_config=_json(row["uniqueness_config"]),
+        idempotency_key=row["idempotency_key"],
+        traceparent=row["traceparent"],
+        trace_id=trace_id_of(row["traceparent"]),
+        replay_of=row["replay_of"],
+        parent=row["parent"],
+        tags=tuple(_json(row["tags"]) or ()),
+        meta=_json(row["meta"]) or {},
+    )
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else decode(text)
+
+
+def attempt_of(row: Row, trace_id: str | None) -> Attempt:
+    """An ended attempt from its row."""
+    error = None
+    if row["error"] is not None:
+        kept = orjson.loads(row["error"])
+        error = ErrorInfo(
+            name=kept["name"],
+            message=kept["message"],
+            stack=kept.get("stack", ""),
+            attempt=row["number"],
+            attempt_by=row["worker"],
+            attempted_at=row["started_at"],
+        )
+    return Attempt(
+        run_id=row["run_id"],
+        number=row["number"],
+        outcome=Outcome(row["outcome"]),
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        worker=row["worker"],
+        actor=row["actor"],
+        error=error,
+        trace_id=trace_id,
+        span_id=row["span_id"],
+    )
+
+
+def current_attempt(run: Run) -> Attempt:
+    """The attempt that a running run is in: it has no row yet, the run's row tells all of it."""
+    return Attempt(
+        run_id=run.id,
+        number=run.attempt,
+        outcome=Outcome.RUNNING,
+        started_at=run.claimed_at,
+        ended_at=None,
+        worker=run.claimed_by,
+        actor=None,
+        error=None,
+        trace_id=run.trace_id,
+        span_id=None,
+    )
+
+
+def envelope_of(row: Row) -> Envelope:
+    """What was asked for when the run was dispatched, as a new envelope that names it."""
+    run = run_of(row)
+    return Envelope(
+        job=run.job,
+        version=run.version,
+        queue=run.queue,
+        payload=run.payload,
+        constructor_args=dict(run.constructor_args),
+        tenant=run.tenant,
+        max_attempts=run.max_attempts,
+        retry=_json(row["retry"]),
+        timeout=run.timeout,
+        retention=row["retention"],
+        priority=run.priority,
+        tags=run.tags,
+        meta=dict(run.meta),
+        script=run.script,
+        traceparent=run.traceparent,
+        tracestate=row["tracestate"],
+        baggage=row["baggage"],
+        replay_of=run.id,
+    )
+
+
+def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: datetime) -> bool:
+    """Whether a run ended longer ago than its kind, or it by itself, is to be kept."""
+    state = RunState(row["state"])
+    if state not in TERMINAL or row["finished_at"] is None:
+        return False
+    kept = row["retention"] if row["retention"] is not None else keep.get(state)
+    return kept is not None and (now - row["finished_at"]).total_seconds() > kept
+
+
+def history_of(run: Run, ended: Sequence[Row], noted: Sequence[Row]) -> list[HistoryEntry]:
+    """Everything that happened to a run, in order: its acceptance, each attempt's start and end, operators' acts."""
+    waits = run.attempt == 0 and run.state in (RunState.SCHEDULED, RunState.QUEUED)
+    first = run.state if waits else RunState.QUEUED
+    entries = [HistoryEntry(at=run.inserted_at, event="accepted", state=first, attempt=0)]
+    for row in ended:
+        number = row["number"]
+        if row["started_at"] is not None:
+            entries.append(HistoryEntry(at=row["started_at"], event="started", state=RunState.RUNNING, attempt=number))
+        detail: dict[str, Any] = {"worker": row["worker"]}
+        if row["error"] is not None:
+            kept = orjson.loads(row["error"])
+            detail |= {"error": kept["name"], "message": kept["message"]}
+        state = RunState(row["led_to"])
+        entries.append(
+            HistoryEntry(at=row["ended_at"], event=row["outcome"], state=state, attempt=number, detail=detail)
+        )
+    entries += [
+        HistoryEntry(
+            at=row["at"],
+            event=row["event"],
+            state=RunState(row["state"]),
+            attempt=row["attempt"],
+            detail=_json(row["detail"]) or {},
+        )
+        for row in noted
+    ]
+    if run.state is RunState.RUNNING and run.claimed_at is not None:
+        entries.append(
+            HistoryEntry(
+                at=run.claimed_at,
+                event="started",
+                state=RunState.RUNNING,
+                attempt=run.attempt,
+                detail={"worker": run.claimed_by},
+            )
+        )
+    return sorted(entries, key=lambda entry: entry.at)
+
+
+def check_cursor(cursor: str | None) -> str | None:
+    """A cursor as handed out by a page; `InvalidOption` for anything else."""
+    if cursor is not None and not is_run_id(cursor):
+        raise InvalidOption("the cursor is not one that a page of runs gave out: start again without one")
+    return cursor

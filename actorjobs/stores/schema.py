@@ -1,0 +1,212 @@
+"""The tables, as SQLAlchemy Core sees them. `migrations/` creates them; a test holds the two against each other.
+
+A run's row carries what it asked for, where it stands and its last result; an attempt's row is written once, when the
+attempt ends. Ordinary transitions have no rows of their own: `actorjobs_events` keeps only what the others cannot
+tell (who canceled, reopened, rescheduled).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+HEAD = "0001"
+"""The migration this version of the code needs."""
+
+VERSION_TABLE = "actorjobs_schema"
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(at: datetime) -> int:
+    """Microseconds since the epoch: how SQLite keeps an instant."""
+    return (at - EPOCH) // MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant: `timestamptz` on PostgreSQL, integer microseconds since the epoch on SQLite."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+        return dialect.type_descriptor(BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        return to_micros(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return from_micros(value) if value is not None and dialect.name == "sqlite" else value
+
+
+def word(length: int) -> String:
+    """A short identifier, compared byte by byte whatever the database's language."""
+    return String(length).with_variant(postgresql.VARCHAR(length, collation="C"), "postgresql")
+
+
+metadata = MetaData()
+
+WAITING_SQL = "state IN ('scheduled', 'queued', 'retrying')"
+
+runs = Table(
+    "actorjobs_runs",
+    metadata,
+    Column("id", word(36), primary_key=True),
+    Column("namespace", word(64), nullable=False),
+    Column("tenant", word(128), nullable=False, server_default=""),
+    Column("job", word(128), nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("queue", word(100), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("state", word(16), nullable=False),
+    Column("hold", word(64)),
+    Column("seq", Integer, nullable=False, server_default="1"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout", Double),
+    Column("payload", Text, nullable=False),
+    Column("constructor_args", Text),
+    Column("result", Text),
+    Column("progress", Text),
+    Column("checkpoint", Text),
+    Column("retry", Text),
+    Column("retention", Double),
+    Column("tags", Text),
+    Column("meta", Text),
+    Column("script", Text),
+    Column("traceparent", word(64)),
+    Column("tracestate", Text),
+    Column("baggage", Text),
+    Column("parent", word(36)),
+    Column("replay_of", word(36)),
+    Column("idempotency_key", word(255)),
+    Column("fingerprint", word(64)),
+    Column("unique_digest", word(64)),
+    Column("uniqueness_config", Text),
+    Column("inserted_at", UtcDateTime, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("claimed_at", UtcDateTime),
+    Column("attempted_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("claimed_by", word(64)),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("reason", Text),
+)
+
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    condition = text(where)
+    return Index(
+        name, *(runs.c[column] for column in columns), unique=unique, postgresql_where=condition, sqlite_where=condition
+    )
+
+
+# Every index that a run's happy path touches is paid for by every run: three here, the rest stay empty for it.
+_partial("actorjobs_runs_due", "namespace", "queue", "priority", "available_at", where=WAITING_SQL)
+_partial("actorjobs_runs_owned", "claimed_by", where="state = 'running'")
+_partial("actorjobs_runs_suspect", "namespace", "queue", where=f"losses >= 2 AND {WAITING_SQL}")
+_partial("actorjobs_runs_expiring", "namespace", "expires_at", where=f"expires_at IS NOT NULL AND {WAITING_SQL}")
+_partial(
+    "actorjobs_runs_unusual",
+    "namespace",
+    "state",
+    "id",
+    where="state IN ('retrying', 'dead_lettered', 'canceled', 'expired')",
+)
+_partial("actorjobs_runs_parent", "parent", where="parent IS NOT NULL")
+_partial(
+    "actorjobs_runs_key",
+    "namespace",
+    "tenant",
+    "job",
+    "idempotency_key",
+    where="idempotency_key IS NOT NULL",
+    unique=True,
+)
+
+# No foreign keys: a check per settled run would cost as much as the row. Runs are deleted in one place, with their own.
+attempts = Table(
+    "actorjobs_attempts",
+    metadata,
+    Column("run_id", word(36), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("outcome", word(16), nullable=False),
+    Column("led_to", word(16), nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("worker", word(64)),
+    Column("actor", word(160)),
+    Column("error", Text),
+    Column("span_id", word(16)),
+)
+
+events = Table(
+    "actorjobs_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("run_id", word(36), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("event", word(32), nullable=False),
+    Column("state", word(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("detail", Text),
+    Index("actorjobs_events_run", "run_id", "id"),
+)
+
+workers = Table(
+    "actorjobs_workers",
+    metadata,
+    Column("id", word(64), primary_key=True),
+    Column("namespace", word(64), nullable=False),
+    Column("host", word(255), nullable=False),
+    Column("boot_id", word(64), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("lock_path", Text),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("beat_at", UtcDateTime, nullable=False),
+    Column("died_at", UtcDateTime),
+    Column("blamed", word(36)),
+    Index("actorjobs_workers_namespace", "namespace"),
+)
+
+queues = Table(
+    "actorjobs_queues",
+    metadata,
+    Column("namespace", word(64), primary_key=True),
+    Column("name", word(100), primary_key=True),
+    Column("is_paused", Boolean, nullable=False, server_default=text("false")),
+    Column("concurrency", Integer),
+    Column("reason", Text),
+)
+
+
+__all__ = ["HEAD", "VERSION_TABLE", "attempts", "events", "func", "metadata", "queues", "runs", "workers"]

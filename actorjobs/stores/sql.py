@@ -1,0 +1,767 @@
+"""The store on a SQL database: SQLite and PostgreSQL by the same verbs.
+
+Hot verbs (insert, take, settle) have statements per database; everything else is SQLAlchemy Core, written once.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from actorjobs.clock import Clock
+from actorjobs.codec import decode
+from actorjobs.errors import IdempotencyConflict, InvalidOption, RunNotFound, RunStateConflict, StoreUnavailable
+from actorjobs.lifecycle import TERMINAL, WAITING, advance
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState, Transition
+from actorjobs.ports import (
+    Accepted,
+    Claim,
+    Demand,
+    Fence,
+    Hint,
+    LostRun,
+    Purged,
+    QueueInfo,
+    RunFilter,
+    RunPage,
+    Settlement,
+    Taken,
+    Wishes,
+    WorkerInfo,
+)
+from actorjobs.ports import Transaction as CallerTransaction
+from actorjobs.stores import schema, sqlite_sql
+from actorjobs.stores.database import Database, masked, open_database
+from actorjobs.stores.migrate import check_schema
+from actorjobs.stores.postgres_sql import PostgresStatements
+from actorjobs.stores.rows import (
+    CLAIM_COLUMNS,
+    Row,
+    attempt_of,
+    check_cursor,
+    claim_of,
+    current_attempt,
+    fingerprint,
+    history_of,
+    run_of,
+)
+from actorjobs.stores.schema import attempts, events, queues, runs, to_micros, workers
+
+T = TypeVar("T")
+
+KEY_WAIT_SECONDS = 5
+"""How long a keyed dispatch waits for somebody else's open transaction that holds its key."""
+
+DEAD_WORKERS_KEPT = timedelta(days=1)
+
+
+class _Hot(Protocol):
+    """The statements that every run pays for."""
+
+    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]: ...
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken: ...
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> builtins.list[RunState | None]: ...
+
+
+class _SqliteHot:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _now(self) -> int:
+        return to_micros(self._clock.now())
+
+    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]:
+        return sqlite_sql.insert(connection, namespace, envelopes, self._now())
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
+        jobs = orjson.dumps(demand.jobs).decode()
+        return sqlite_sql.take(connection, namespace, demand, jobs, owner, self._now())
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> builtins.list[RunState | None]:
+        return sqlite_sql.settle(connection, settlements, self._now())
+
+
+class _PostgresHot:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._statements = PostgresStatements(is_virtual=clock.is_virtual)
+
+    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]:
+        if any(envelope.idempotency_key is not None for envelope in envelopes):
+            connection.execute(text(f"SET LOCAL lock_timeout = '{KEY_WAIT_SECONDS}s'"))
+        return self._statements.insert(connection, namespace, envelopes, self._clock.now())
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
+        return self._statements.take(connection, namespace, demand, owner, self._clock.now())
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> builtins.list[RunState | None]:
+        return self._statements.settle(connection, settlements, self._clock.now())
+
+
+class SqlStore:
+    """Runs of one namespace in a SQL database. See `actorjobs.ports.Store` for what each verb promises."""
+
+    def __init__(self, *, database: Database, namespace: str, clock: Clock) -> None:
+        self._database = database
+        self._namespace = namespace
+        self._clock = clock
+        self._is_sqlite = database.url.get_backend_name() == "sqlite"
+        self._hot: _Hot = _SqliteHot(clock) if self._is_sqlite else _PostgresHot(clock)
+        self._is_open = False
+        self._purged_up_to: str | None = None
+
+    @property
+    def url(self) -> str:
+        return masked(self._database.url)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The application's own way in to the same database."""
+        return self._database.engine
+
+    def __repr__(self) -> str:
+        return f"SqlStore({self.url!r}, namespace={self._namespace!r})"
+
+    async def open(self) -> None:
+        if not self._is_open:
+            await check_schema(self._database, migrate=self._is_sqlite)
+            self._is_open = True
+
+    async def close(self) -> None:
+        self._is_open = False
+        await self._database.close()
+
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return self._database.watch(notice)
+
+    def announce(self) -> None:
+        self._database.announce()
+
+    # accepting
+
+    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+        return await self._database.write(lambda connection: self._insert(connection, envelopes))
+
+    async def insert_all(
+        self, envelopes: Sequence[Envelope], tx: CallerTransaction | None = None
+    ) -> Sequence[Accepted]:
+        def work(connection: Connection) -> builtins.list[Accepted]:
+            return self._insert_all(connection, envelopes)
+
+        return await (self._database.write(work) if tx is None else self._in_caller(tx, work))
+
+    def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted]:
+        answers = self._insert(connection, envelopes)
+        for index, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                if len(answers) > 1:
+                    answer.args = (f"envelope {index}: {answer}",)
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Accepted)]
+
+    def insert_in(self, envelopes: Sequence[Envelope], tx: CallerTransaction) -> Sequence[Accepted]:
+        """All or none inside a synchronous transaction of the caller's, in the caller's thread."""
+        match tx:
+            case Session():
+                connection = tx.connection()
+            case Connection():
+                connection = tx
+            case _:
+                raise InvalidOption("outside the event loop tx= takes a SQLAlchemy Session or Connection")
+        self._check_backend(connection)
+        return self._insert_all(connection, envelopes)
+
+    async def _in_caller(self, tx: CallerTransaction, work: Callable[[Connection], T]) -> T:
+        connection = await _caller_connection(tx)
+        self._check_backend(connection)
+        if isinstance(connection, AsyncConnection):
+            return await connection.run_sync(work)
+        return work(connection)
+
+    def _check_backend(self, connection: Connection | AsyncConnection) -> None:
+        backend = connection.engine.url.get_backend_name()
+        if backend != self._database.url.get_backend_name():
+            raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
+
+    def _insert(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted | Exception]:
+        went_in = self._hot.insert(connection, self._namespace, envelopes)
+        return [
+            Accepted(run_id=envelope.id, existing=False) if is_new else self._winner(connection, envelope)
+            for envelope, is_new in zip(envelopes, went_in, strict=True)
+        ]
+
+    def _winner(self, connection: Connection, envelope: Envelope) -> Accepted | Exception:
+        """The run that stands in the way of `envelope`: itself dispatched before, or the holder of its key."""
+        by_id = connection.execute(select(runs.c.namespace).where(runs.c.id == envelope.id)).scalar()
+        if by_id is not None:
+            if by_id != self._namespace:
+                return InvalidOption(f"run id {envelope.id} is taken in another namespace")
+            return Accepted(run_id=envelope.id, existing=True)
+        holder = connection.execute(
+            select(runs.c.id, runs.c.fingerprint).where(
+                runs.c.namespace == self._namespace,
+                runs.c.tenant == (envelope.tenant or ""),
+                runs.c.job == envelope.job,
+                runs.c.idempotency_key == envelope.idempotency_key,
+            )
+        ).first()
+        if holder is None:
+            return StoreUnavailable("the run that held this idempotency key was deleted just now: dispatch again")
+        if holder.fingerprint != fingerprint(envelope):
+            return IdempotencyConflict(
+                f"the idempotency key was used for {envelope.job} with another payload, by run {holder.id}: "
+                "use a new key for new work",
+                run_id=holder.id,
+            )
+        return Accepted(run_id=holder.id, existing=True)
+
+    # delivering
+
+    async def take(self, demands: Sequence[Demand], owner: str) -> Sequence[Taken]:
+        return await self._database.write(
+            lambda connection: [self._hot.take(connection, self._namespace, demand, owner) for demand in demands]
+        )
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
+        def work(connection: Connection) -> builtins.list[RunState | None]:
+            states = self._hot.settle(connection, settlements)
+            refused = [s for s, state in zip(settlements, states, strict=True) if state is None]
+            if not refused:
+                return states
+            mine = self._recorded(connection, refused)
+            return [mine.get(s.fence) if state is None else state for s, state in zip(settlements, states, strict=True)]
+
+        return await self._database.write(work)
+
+    def _recorded(self, connection: Connection, refused: Sequence[Settlement]) -> dict[Fence, RunState]:
+        """Of settlements that the fence refuses, those that an earlier commit of unknown end had recorded already."""
+        found = connection.execute(
+            select(attempts).where(attempts.c.run_id.in_([settlement.fence.run_id for settlement in refused]))
+        )
+        rows = {(row.run_id, row.number, row.worker, row.outcome): RunState(row.led_to) for row in found}
+        keys = {s.fence: (s.fence.run_id, s.fence.attempt, s.fence.owner, s.outcome.value) for s in refused}
+        return {fence: rows[key] for fence, key in keys.items() if key in rows}
+
+    async def save_progress(self, fence: Fence, progress: str) -> bool:
+        return await self._fenced(fence, {"progress": progress})
+
+    async def save_checkpoint(self, fence: Fence, checkpoint: str) -> bool:
+        return await self._fenced(fence, {"checkpoint": checkpoint})
+
+    async def _fenced(self, fence: Fence, values: Mapping[str, Any]) -> bool:
+        statement = update(runs).where(*_holds(fence)).values(**values)
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount == 1)
+
+    async def running(self, owner: str) -> Sequence[Claim]:
+        columns = [runs.c[name] for name in CLAIM_COLUMNS]
+        query = select(*columns).where(runs.c.claimed_by == owner, runs.c.state == RunState.RUNNING.value)
+        return await self._database.read(lambda connection: [claim_of(row, owner) for row in connection.execute(query)])
+
+    # leases
+
+    async def join(self, worker: WorkerInfo) -> datetime:
+        def work(connection: Connection) -> datetime:
+            now = self._now(connection)
+            connection.execute(
+                insert(workers).values(
+                    id=worker.id,
+                    namespace=self._namespace,
+                    host=worker.host,
+                    boot_id=worker.boot_id,
+                    pid=worker.pid,
+                    lock_path=worker.lock_path,
+                    started_at=now,
+                    beat_at=now,
+                )
+            )
+            return now
+
+        return await self._database.write(work)
+
+    async def beat(self, owner: str) -> datetime | None:
+        def work(connection: Connection) -> datetime | None:
+            now = self._now(connection)
+            alive = update(workers).where(workers.c.id == owner, workers.c.died_at.is_(None)).values(beat_at=now)
+            return now if connection.execute(alive).rowcount == 1 else None
+
+        return await self._database.write(work)
+
+    async def leave(self, owner: str) -> None:
+        await self._database.write(lambda connection: connection.execute(delete(workers).where(workers.c.id == owner)))
+
+    async def blame(self, owner: str, run_id: str) -> None:
+        statement = update(workers).where(workers.c.id == owner).values(blamed=run_id)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def workers(self) -> Sequence[WorkerInfo]:
+        query = select(workers).where(workers.c.namespace == self._namespace).order_by(workers.c.started_at)
+        return await self._database.read(
+            lambda connection: [_worker_of(row) for row in connection.execute(query).mappings()]
+        )
+
+    async def declare_dead(self, silent_for: float, known_dead: Sequence[str] = ()) -> Sequence[str]:
+        def work(connection: Connection) -> builtins.list[str]:
+            now = self._now(connection)
+            silent = workers.c.beat_at < now - timedelta(seconds=silent_for)
+            dying = and_(
+                workers.c.namespace == self._namespace,
+                workers.c.died_at.is_(None),
+                or_(silent, workers.c.id.in_(known_dead)),
+            )
+            ids = [
+                row.id
+                for row in connection.execute(
+                    select(workers.c.id).where(dying).order_by(workers.c.id).with_for_update(skip_locked=True)
+                )
+            ]
+            connection.execute(
+                delete(workers).where(
+                    workers.c.namespace == self._namespace,
+                    workers.c.died_at < now - DEAD_WORKERS_KEPT,
+                    ~exists().where(runs.c.claimed_by == workers.c.id, runs.c.state == RunState.RUNNING.value),
+                )
+            )
+            if ids:
+                connection.execute(update(workers).where(workers.c.id.in_(ids)).values(died_at=now))
+            return ids
+
+        return await self._database.write(work)
+
+    async def lost_runs(self, limit: int) -> Sequence[LostRun]:
+        query = (
+            select(
+                *(runs.c[name] for name in ("id", "seq", "job", "queue", "attempt", "claimed_by")),
+                *(runs.c[name] for name in ("failures", "losses", "max_attempts")),
+            )
+            .outerjoin(workers, workers.c.id == runs.c.claimed_by)
+            .where(
+                runs.c.namespace == self._namespace,
+                runs.c.state == RunState.RUNNING.value,
+                or_(workers.c.id.is_(None), workers.c.died_at.is_not(None)),
+            )
+            .order_by(runs.c.claimed_at)
+            .limit(limit)
+        )
+        return await self._database.read(
+            lambda connection: [
+                LostRun(
+                    fence=Fence(run_id=row.id, attempt=row.attempt, owner=row.claimed_by),
+                    hint=Hint(run_id=row.id, seq=row.seq, job=row.job, queue=row.queue),
+                    failures=row.failures,
+                    losses=row.losses,
+                    max_attempts=row.max_attempts,
+                )
+                for row in connection.execute(query)
+            ]
+        )
+
+    # the wishes of operators
+
+    async def wishes(self, owner: str) -> Wishes:
+        rows = select(queues).where(queues.c.namespace == self._namespace)
+        asked = select(runs.c.id, runs.c.reason).where(
+            runs.c.claimed_by == owner,
+            runs.c.state == RunState.RUNNING.value,
+            runs.c.cancel_requested_at.is_not(None),
+        )
+
+        def work(connection: Connection) -> Wishes:
+            return Wishes(
+                queues={row["name"]: _queue_of(row) for row in connection.execute(rows).mappings()},
+                cancel={row.id: row.reason for row in connection.execute(asked)},
+            )
+
+        return await self._database.read(work)
+
+    async def queues(self) -> Sequence[QueueInfo]:
+        rows = select(queues).where(queues.c.namespace == self._namespace).order_by(queues.c.name)
+        live = (*(state.value for state in WAITING), RunState.RUNNING.value)
+        counts = (
+            select(runs.c.queue, runs.c.state, func.count())
+            .where(runs.c.namespace == self._namespace, runs.c.state.in_(live))
+            .group_by(runs.c.queue, runs.c.state)
+        )
+
+        def work(connection: Connection) -> builtins.list[QueueInfo]:
+            waiting: dict[str, int] = {}
+            running: dict[str, int] = {}
+            for queue, state, count in connection.execute(counts):
+                tally = running if state == RunState.RUNNING else waiting
+                tally[queue] = tally.get(queue, 0) + count
+            known = {row["name"]: row for row in connection.execute(rows).mappings()}
+            names = sorted({*known, *waiting, *running})
+            return [_queue_of(known.get(n, {"name": n}), waiting.get(n, 0), running.get(n, 0)) for n in names]
+
+        return await self._database.read(work)
+
+    async def declare_queues(self, names: Sequence[str]) -> None:
+        rows = [{"namespace": self._namespace, "name": name} for name in sorted(names)]
+        if rows:
+            statement = self._insert_or_ignore().values(rows).on_conflict_do_nothing()
+            await self._database.write(lambda connection: connection.execute(statement))
+
+    def _insert_or_ignore(self) -> Any:
+        return (sqlite.insert if self._is_sqlite else postgresql.insert)(queues)
+
+    async def set_queue(
+        self, name: str, *, is_paused: bool | None = None, concurrency: int | None = None, reason: str | None = None
+    ) -> QueueInfo:
+        await self.declare_queues([name])
+        values: dict[str, Any] = {}
+        if is_paused is not None:
+            values |= {"is_paused": is_paused, "reason": reason if is_paused else None}
+        if concurrency is not None:
+            values["concurrency"] = concurrency
+        mine = and_(queues.c.namespace == self._namespace, queues.c.name == name)
+
+        def work(connection: Connection) -> QueueInfo:
+            if values:
+                connection.execute(update(queues).where(mine).values(**values))
+            return _queue_of(connection.execute(select(queues).where(mine)).mappings().one())
+
+        return await self._database.write(work)
+
+    # sweeps
+
+    async def expire(self, limit: int) -> Sequence[str]:
+        def work(connection: Connection) -> builtins.list[str]:
+            now = self._now(connection)
+            overdue = (
+                select(runs.c.id)
+                .where(runs.c.namespace == self._namespace, text(schema.WAITING_SQL), runs.c.expires_at <= now)
+                .order_by(runs.c.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            ids = [row.id for row in connection.execute(overdue)]
+            if ids:
+                ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": "expired before it could start"}
+                connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended))
+            return ids
+
+        return await self._database.write(work)
+
+    async def purge(self, keep: Mapping[RunState, float | None], limit: int) -> Purged:
+        def work(connection: Connection) -> tuple[int, str | None]:
+            now = self._now(connection)
+            page = (
+                select(runs.c.id, runs.c.state, runs.c.finished_at, runs.c.retention)
+                .where(runs.c.namespace == self._namespace, runs.c.id > (self._purged_up_to or ""))
+                .order_by(runs.c.id)
+                .limit(limit)
+            )
+            seen = connection.execute(page).all()
+            old = [row.id for row in seen if _is_old(row, keep, now)]
+            for start in range(0, len(old), 500):
+                self._delete(connection, old[start : start + 500])
+            return len(old), seen[-1].id if len(seen) == limit else None
+
+        deleted, self._purged_up_to = await self._database.write(work)
+        return Purged(deleted=deleted, has_more=self._purged_up_to is not None)
+
+    def _delete(self, connection: Connection, ids: Sequence[str]) -> None:
+        """The one place where runs go, with all that is theirs."""
+        connection.execute(delete(attempts).where(attempts.c.run_id.in_(ids)))
+        connection.execute(delete(events).where(events.c.run_id.in_(ids)))
+        connection.execute(delete(runs).where(runs.c.id.in_(ids)))
+
+    # managing
+
+    async def get(self, run_id: str) -> Run:
+        return await self._database.read(lambda connection: self._get(connection, run_id))
+
+    def _get(self, connection: Connection, run_id: str) -> Run:
+        row = self._row(connection, run_id)
+        return run_of(row, self._ended(connection, [run_id]).get(run_id, ()))
+
+    def _row(self, connection: Connection, run_id: str, *, lock: bool = False) -> Row:
+        query = select(runs).where(runs.c.namespace == self._namespace, runs.c.id == str(run_id))
+        row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+        if row is None:
+            raise RunNotFound(f"there is no run {str(run_id)[:64]!r} in namespace {self._namespace!r}")
+        return row
+
+    def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, builtins.list[Attempt]]:
+        query = select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.run_id, attempts.c.number)
+        ended: dict[str, builtins.list[Attempt]] = {}
+        for row in connection.execute(query).mappings():
+            ended.setdefault(row["run_id"], []).append(attempt_of(row, None))
+        return ended
+
+    async def envelope(self, run_id: str) -> Envelope:
+        def work(connection: Connection) -> Envelope:
+            row = self._row(connection, run_id)
+            run = run_of(row)
+            return Envelope(
+                job=run.job,
+                version=run.version,
+                queue=run.queue,
+                payload=run.payload,
+                constructor_args=dict(run.constructor_args),
+                tenant=run.tenant,
+                max_attempts=run.max_attempts,
+                retry=None if row["retry"] is None else decode(row["retry"]),
+                timeout=run.timeout,
+                retention=row["retention"],
+                priority=run.priority,
+                tags=run.tags,
+                meta=dict(run.meta),
+                script=run.script,
+                traceparent=run.traceparent,
+                tracestate=row["tracestate"],
+                baggage=row["baggage"],
+                replay_of=run.id,
+            )
+
+        return await self._database.read(work)
+
+    async def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
+        query = select(runs.c.id, runs.c.state).where(
+            runs.c.namespace == self._namespace, runs.c.id.in_(builtins.list(run_ids))
+        )
+        return await self._database.read(
+            lambda connection: {row.id: RunState(row.state) for row in connection.execute(query)}
+        )
+
+    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> RunPage:
+        query = select(runs).where(self._matches(where)).order_by(runs.c.id.desc()).limit(limit + 1)
+        if check_cursor(cursor) is not None:
+            query = query.where(runs.c.id < cursor)
+
+        def work(connection: Connection) -> RunPage:
+            rows = connection.execute(query).mappings().all()
+            page = rows[:limit]
+            ended = self._ended(connection, [row["id"] for row in page if row["failures"]])
+            found = [run_of(row, ended.get(row["id"], ())) for row in page]
+            return RunPage(runs=found, cursor=page[-1]["id"] if len(rows) > limit else None)
+
+        return await self._database.read(work)
+
+    async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]:
+        query: Select[Any] = select(runs.c.state, func.count()).where(self._matches(where)).group_by(runs.c.state)
+
+        def work(connection: Connection) -> dict[RunState, int]:
+            counted = {RunState(state): count for state, count in connection.execute(query)}
+            return {state: counted.get(state, 0) for state in RunState}
+
+        return await self._database.read(work)
+
+    def _matches(self, where: RunFilter) -> ColumnElement[bool]:
+        conditions: builtins.list[ColumnElement[bool]] = [runs.c.namespace == self._namespace]
+        if where.state is not None:
+            conditions.append(runs.c.state.in_([state.value for state in where.state]))
+        for column, value in (("job", where.job), ("queue", where.queue), ("tenant", where.tenant)):
+            if value is not None:
+                conditions.append(runs.c[column] == value)
+        if where.tag is not None:
+            conditions.append(runs.c.tags.contains(orjson.dumps(where.tag).decode(), autoescape=True))
+        if where.since is not None:
+            conditions.append(runs.c.inserted_at >= where.since.astimezone(UTC))
+        if where.until is not None:
+            conditions.append(runs.c.inserted_at < where.until.astimezone(UTC))
+        if where.search:
+            columns = (runs.c.id, runs.c.job, runs.c.payload, runs.c.idempotency_key)
+            conditions.append(or_(*(column.contains(where.search, autoescape=True) for column in columns)))
+        return and_(true(), *conditions)
+
+    async def attempts(self, run_id: str) -> Sequence[Attempt]:
+        def work(connection: Connection) -> builtins.list[Attempt]:
+            run = run_of(self._row(connection, run_id))
+            query = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+            ended = [attempt_of(row, run.trace_id) for row in connection.execute(query).mappings()]
+            return [*ended, current_attempt(run)] if run.state is RunState.RUNNING else ended
+
+        return await self._database.read(work)
+
+    async def history(self, run_id: str) -> Sequence[HistoryEntry]:
+        def work(connection: Connection) -> builtins.list[HistoryEntry]:
+            run = run_of(self._row(connection, run_id))
+            of_run = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+            noted = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
+            return history_of(
+                run,
+                connection.execute(of_run).mappings().all(),
+                connection.execute(noted).mappings().all(),
+            )
+
+        return await self._database.read(work)
+
+    async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        def work(connection: Connection) -> Run:
+            row = self._row(connection, run_id, lock=True)
+            state = RunState(row["state"])
+            now = self._now(connection)
+            if state in WAITING:
+                ended = advance(state, Transition.CANCEL)
+                self._change(connection, row, state=ended.value, finished_at=now, reason=reason)
+                self._note(connection, row, "canceled", ended, now, reason, by)
+            elif state is RunState.RUNNING and row["cancel_requested_at"] is None:
+                self._change(connection, row, cancel_requested_at=now, reason=reason)
+                self._note(connection, row, "cancel_requested", state, now, reason, by)
+            return self._get(connection, run_id)
+
+        return await self._database.write(work)
+
+    async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        def work(connection: Connection) -> Run:
+            row = self._row(connection, run_id, lock=True)
+            state = advance(RunState(row["state"]), Transition.REOPEN)
+            now = self._now(connection)
+            self._change(
+                connection,
+                row,
+                state=state.value,
+                available_at=now,
+                finished_at=None,
+                expires_at=None,
+                hold=None,
+                cancel_requested_at=None,
+                reason=None,
+                losses=0,
+                max_attempts=row["failures"] + 1,
+                seq=row["seq"] + 1,
+            )
+            self._note(connection, row, "reopened", state, now, reason, by)
+            return self._get(connection, run_id)
+
+        return await self._database.write(work)
+
+    async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
+        def work(connection: Connection) -> Run:
+            row = self._row(connection, run_id, lock=True)
+            state = advance(RunState(row["state"]), Transition.RESCHEDULE)
+            now = self._now(connection)
+            due = max(run_at.astimezone(UTC), now)
+            self._change(connection, row, state=state.value, available_at=due, seq=row["seq"] + 1)
+            self._note(connection, row, "rescheduled", state, now, f"due {due.isoformat()}", by)
+            return self._get(connection, run_id)
+
+        return await self._database.write(work)
+
+    async def delete(self, run_id: str) -> None:
+        def work(connection: Connection) -> None:
+            row = self._row(connection, run_id, lock=True)
+            if row["state"] == RunState.RUNNING:
+                raise RunStateConflict(f"run {run_id} is running: cancel it first, then delete it")
+            self._delete(connection, [row["id"]])
+
+        await self._database.write(work)
+
+    def _change(self, connection: Connection, row: Row, **values: Any) -> None:
+        connection.execute(update(runs).where(runs.c.id == row["id"]).values(**values))
+
+    def _note(
+        self,
+        connection: Connection,
+        row: Row,
+        event: str,
+        state: RunState,
+        now: datetime,
+        reason: str | None,
+        by: str | None,
+    ) -> None:
+        detail = {key: value for key, value in (("reason", reason), ("by", by)) if value is not None}
+        connection.execute(
+            insert(events).values(
+                run_id=row["id"],
+                at=now,
+                event=event,
+                state=state.value,
+                attempt=row["attempt"],
+                detail=orjson.dumps(detail).decode() if detail else None,
+            )
+        )
+
+    def _now(self, connection: Connection) -> datetime:
+        if self._is_sqlite or self._clock.is_virtual:
+            return self._clock.now()
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now
+
+
+async def open_store(url: str, *, namespace: str, clock: Clock, inline: bool = False) -> SqlStore:
+    """A store on the database that `url` names; not yet opened. `inline` lets SQLite block the calling thread."""
+    database = await open_database(url, clock, inline=inline)
+    return SqlStore(database=database, namespace=namespace, clock=clock)
+
+
+async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnection:
+    match tx:
+        case AsyncSession():
+            return await tx.connection()
+        case Session():
+            return tx.connection()
+        case AsyncConnection() | Connection():
+            return tx
+        case _:
+            raise InvalidOption("tx= takes a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection")
+
+
+def _holds(fence: Fence) -> tuple[ColumnElement[bool], ...]:
+    return (
+        runs.c.id == fence.run_id,
+        runs.c.attempt == fence.attempt,
+        runs.c.claimed_by == fence.owner,
+        runs.c.state == RunState.RUNNING.value,
+    )
+
+
+def _worker_of(row: Row) -> WorkerInfo:
+    return WorkerInfo(
+        id=row["id"],
+        host=row["host"],
+        boot_id=row["boot_id"],
+        pid=row["pid"],
+        lock_path=row["lock_path"],
+        started_at=row["started_at"],
+        beat_at=row["beat_at"],
+        is_dead=row["died_at"] is not None,
+        blamed=row["blamed"],
+    )
+
+
+def _queue_of(row: Row, waiting: int = 0, running: int = 0) -> QueueInfo:
+    return QueueInfo(
+        name=row["name"],
+        is_paused=bool(row.get("is_paused", False)),
+        concurrency=row.get("concurrency"),
+        reason=row.get("reason"),
+        waiting=waiting,
+        running=running,
+    )
+
+
+def _is_old(row: Any, keep: Mapping[RunState, float | None], now: datetime) -> bool:
+    state = RunState(row.state)
+    if state not in TERMINAL or row.finished_at is None:
+        return False
+    kept = row.retention if row.retention is not None else keep.get(state)
+    return kept is not None and (now - row.finished_at).total_seconds() > kept
+
+
+__all__ = ["Outcome", "SqlStore", "open_store"]

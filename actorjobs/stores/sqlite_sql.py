@@ -1,0 +1,185 @@
+"""The hot statements on SQLite. Called inside `BEGIN IMMEDIATE`, so nothing can change between two of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from actorjobs.lifecycle import TERMINAL
+from actorjobs.model import Envelope, RunState
+from actorjobs.ports import Claim, Demand, Settlement, Taken
+from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, claim_of, insert_values, run_at_micros
+from actorjobs.stores.schema import WAITING_SQL, from_micros
+
+_INSERT = f"""
+INSERT OR IGNORE INTO actorjobs_runs
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at)
+VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?)
+"""
+
+# One arm per priority, so that each is a seek in the index however many runs wait for later.
+_ARM = f"""
+SELECT * FROM (SELECT {", ".join(CLAIM_COLUMNS)} FROM actorjobs_runs
+ WHERE namespace = :ns AND queue = :queue AND priority = {{priority}} AND {WAITING_SQL}
+   AND available_at <= :now AND hold IS NULL AND (expires_at IS NULL OR expires_at > :now)
+   AND cancel_requested_at IS NULL
+   AND losses {{losses}} 2 AND job IN (SELECT value FROM json_each(:jobs))
+ ORDER BY available_at LIMIT :limit)"""
+
+
+def _due(losses: str) -> str:
+    arms = "\nUNION ALL".join(_ARM.format(priority=priority, losses=losses) for priority in range(9, -1, -1))
+    return f"SELECT * FROM ({arms}) LIMIT :limit"
+
+
+_DUE, _DUE_SUSPECTS = _due("<"), _due(">=")
+
+_IS_PAUSED = "SELECT 1 FROM actorjobs_queues WHERE namespace = ? AND name = ? AND is_paused"
+
+_CLAIM = """
+UPDATE actorjobs_runs SET state = 'running', attempt = attempt + 1, claimed_at = ?, claimed_by = ?,
+  attempted_at = NULL, progress = NULL
+WHERE id = ?
+"""
+
+_NEXT = (
+    "SELECT min(due) FROM ("
+    + " UNION ALL ".join(
+        f"""SELECT min(available_at) AS due FROM actorjobs_runs
+ WHERE namespace = :ns AND queue = :queue AND priority = {priority} AND {WAITING_SQL} AND available_at > :now"""
+        for priority in range(10)
+    )
+    + ")"
+)
+
+_SUSPECT_DUE = f"""
+SELECT 1 FROM actorjobs_runs WHERE namespace = :ns AND queue = :queue AND losses >= 2 AND {WAITING_SQL}
+  AND available_at <= :now LIMIT 1
+"""
+
+_HOLDS = "id = ? AND attempt = ? AND state = 'running' AND claimed_by = ?"
+
+_END_ATTEMPT = f"""
+INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
+SELECT id, attempt, ?, ?, claimed_at + ?, ?, claimed_by, ?, ?, ? FROM actorjobs_runs WHERE {_HOLDS}
+"""
+
+_SETTLE = f"""
+UPDATE actorjobs_runs SET state = ?, failures = ?, losses = ?, result = ?, reason = ?,
+  attempted_at = claimed_at + ?, available_at = coalesce(?, available_at), finished_at = ?, seq = seq + ?
+WHERE {_HOLDS}
+"""
+
+_ASKED_TO_CANCEL = """
+SELECT id, reason FROM actorjobs_runs WHERE cancel_requested_at IS NOT NULL AND state = 'running'
+  AND claimed_by IN (SELECT value FROM json_each(?))
+"""
+
+SECOND = 1_000_000
+
+
+def insert(connection: Connection, namespace: str, envelopes: Sequence[Envelope], now: int) -> list[bool]:
+    """Insert what collides with nothing: which ones went in."""
+    cursor = _cursor(connection)
+    rows = [(*insert_values(envelope), namespace, *_times(envelope, now)) for envelope in envelopes]
+    return [cursor.execute(_INSERT, row).rowcount == 1 for row in rows]
+
+
+def _cursor(connection: Connection) -> sqlite3.Cursor:
+    """The driver's own cursor: it tells each row's fate, at a tenth of the cost of a statement through the toolkit."""
+    raw: Any = connection.connection.driver_connection
+    cursor: sqlite3.Cursor = raw.cursor()
+    return cursor
+
+
+def _times(envelope: Envelope, now: int) -> tuple[str, int, int, int | None]:
+    due = max(now + int((envelope.delay or 0.0) * SECOND), run_at_micros(envelope) or now)
+    expires = None if envelope.expires_in is None else now + int(envelope.expires_in * SECOND)
+    return ("scheduled" if due > now else "queued", now, due, expires)
+
+
+def take(connection: Connection, namespace: str, demand: Demand, jobs: str, owner: str, now: int) -> Taken:
+    """Find and claim due runs."""
+    where = {"ns": namespace, "queue": demand.queue, "now": now, "limit": demand.limit, "jobs": jobs}
+    if connection.exec_driver_sql(_IS_PAUSED, (namespace, demand.queue)).first() is not None:
+        return Taken(claims=())
+    query = _DUE_SUSPECTS if demand.suspects else _DUE
+    found = connection.exec_driver_sql(query, where).fetchall()
+    if found:
+        connection.exec_driver_sql(_CLAIM, [(now, owner, row[0]) for row in found])
+    claims = [_claimed(row, owner, now) for row in found]
+    if len(claims) == demand.limit or demand.suspects:
+        return Taken(claims=claims, next_due=0.0 if claims else None)
+    due = connection.exec_driver_sql(_NEXT, where).scalar()
+    suspect = connection.exec_driver_sql(_SUSPECT_DUE, where).first() is not None
+    next_due = None if due is None else (due - now) / SECOND
+    return Taken(claims=claims, next_due=next_due, suspects_due=suspect)
+
+
+def _claimed(row: Sequence[Any], owner: str, now: int) -> Claim:
+    values = list(row)
+    values[9] += 1
+    values[20], values[21], values[22] = from_micros(row[20]), from_micros(row[21]), from_micros(now)
+    return claim_of(values, owner)
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement], now: int) -> list[RunState | None]:
+    """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
+    owners = {settlement.fence.owner for settlement in settlements}
+    found = connection.exec_driver_sql(_ASKED_TO_CANCEL, (_json_array(owners),))
+    asked: dict[str, str | None] = {row[0]: row[1] for row in found}
+    states = [_state(settlement, asked) for settlement in settlements]
+    ends, updates = [], []
+    for settlement, state in zip(settlements, states, strict=True):
+        end, update = _values(settlement, state, asked, now)
+        ends.append(end)
+        updates.append(update)
+    cursor = _cursor(connection)
+    held = [cursor.execute(_END_ATTEMPT, end).rowcount == 1 for end in ends]
+    cursor.executemany(_SETTLE, [update for update, holds in zip(updates, held, strict=True) if holds])
+    return [state if holds else None for state, holds in zip(states, held, strict=True)]
+
+
+def _json_array(words: set[str]) -> str:
+    return "[" + ",".join(f'"{word}"' for word in words) + "]"
+
+
+def _state(settlement: Settlement, asked: dict[str, str | None]) -> RunState:
+    state = settlement.decision.state
+    return RunState.CANCELED if settlement.fence.run_id in asked and state is not RunState.SUCCEEDED else state
+
+
+def _values(
+    settlement: Settlement, state: RunState, asked: dict[str, str | None], now: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    decision, fence = settlement.decision, settlement.fence
+    holds = (fence.run_id, fence.attempt, fence.owner)
+    after = int(settlement.started_after * SECOND)
+    is_over = state in TERMINAL
+    reason = asked.get(fence.run_id) if state is RunState.CANCELED and fence.run_id in asked else decision.reason
+    end = (
+        settlement.outcome.value,
+        state.value,
+        after,
+        now,
+        settlement.actor,
+        settlement.error,
+        settlement.span_id,
+        *holds,
+    )
+    update = (
+        state.value,
+        decision.failures,
+        decision.losses,
+        settlement.result,
+        reason,
+        after,
+        None if is_over else now + int(decision.delay * SECOND),
+        now if is_over else None,
+        0 if is_over else 1,
+        *holds,
+    )
+    return end, update

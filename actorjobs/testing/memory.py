@@ -1,0 +1,281 @@
+"""A store in memory: the same answers and errors as one on a database, for tests. Nothing outlives the process.
+
+It keeps rows as the tables do and reads them by the same functions; what becomes of a run it asks `lifecycle`. A verb
+runs to its end without giving way to another one, so that each is a transaction.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from itertools import islice
+
+from actorjobs import ports
+from actorjobs.clock import Clock, SystemClock
+from actorjobs.errors import ActorJobsError, IdempotencyConflict, InvalidOption, RunNotFound, RunStateConflict
+from actorjobs.lifecycle import WAITING, advance
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, Transition
+from actorjobs.ports import Accepted, Claim, Demand, Fence, RunFilter, Settlement
+from actorjobs.stores import rows
+from actorjobs.testing import memory_rows
+from actorjobs.testing.memory_leases import MemoryLeases
+from actorjobs.testing.memory_rows import MemoryDatabase, Row, by_urgency, clean, state_of
+
+
+class MemoryStore(MemoryLeases):
+    """Runs of one namespace in memory. See `actorjobs.ports.Store` for what each verb promises.
+
+    Stores that are given the same `database` see each other's runs, like two processes; all of them on one event loop.
+    """
+
+    url = "memory://"
+
+    def __init__(
+        self, *, namespace: str = "default", clock: Clock | None = None, database: MemoryDatabase | None = None
+    ) -> None:
+        super().__init__(namespace=namespace, clock=clock or SystemClock(), database=database or MemoryDatabase())
+        self._purged_up_to = ""
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(namespace={self._namespace!r}, runs={len(self.database.runs)})"
+
+    async def open(self) -> None:
+        self._is_closed = False
+
+    async def close(self) -> None:
+        self._is_closed = True
+
+    # accepting
+
+    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+        now = await self._begin()
+        return [self._insert(envelope, now) for envelope in envelopes]
+
+    async def insert_all(
+        self, envelopes: Sequence[Envelope], tx: ports.Transaction | None = None
+    ) -> Sequence[Accepted]:
+        if tx is not None:
+            raise InvalidOption("a store in memory takes part in no transaction: tx= needs one on a database")
+        now = await self._begin()
+        accepted: builtins.list[Accepted] = []
+        for index, envelope in enumerate(envelopes):
+            answer = self._insert(envelope, now)
+            if isinstance(answer, Exception):
+                for new in (before for before in accepted if not before.existing):
+                    self.database.remove(new.run_id)
+                if len(envelopes) > 1:
+                    answer.args = (f"envelope {index}: {answer}",)
+                raise answer
+            accepted.append(answer)
+        return accepted
+
+    def _insert(self, envelope: Envelope, now: datetime) -> Accepted | Exception:
+        try:
+            row = memory_rows.new_row(envelope, self._namespace, now)
+        except ActorJobsError as refusal:
+            return refusal
+        if (same := self.database.runs.get(envelope.id)) is not None:
+            if same["namespace"] != self._namespace:
+                return InvalidOption(f"run id {envelope.id} is taken in another namespace")
+            return Accepted(run_id=envelope.id, existing=True)
+        if envelope.idempotency_key is not None and (holder := self._holder_of_key(row)) is not None:
+            if holder["fingerprint"] != row["fingerprint"]:
+                return IdempotencyConflict(
+                    f"the idempotency key was used for {envelope.job} with another payload, by run {holder['id']}: "
+                    "use a new key for new work",
+                    run_id=holder["id"],
+                )
+            return Accepted(run_id=holder["id"], existing=True)
+        self.database.runs[envelope.id] = row
+        return Accepted(run_id=envelope.id, existing=False)
+
+    def _holder_of_key(self, new: Row) -> Row | None:
+        scope = ("tenant", "job", "idempotency_key")
+        runs = self.database.runs_of(self._namespace)
+        return next((row for row in runs if all(row[name] == new[name] for name in scope)), None)
+
+    # delivering
+
+    async def take(self, demands: Sequence[Demand], owner: str) -> Sequence[ports.Taken]:
+        now = await self._begin()
+        return [self._take(demand, owner, now) for demand in demands]
+
+    def _take(self, demand: Demand, owner: str, now: datetime) -> ports.Taken:
+        if self.database.queues.get((self._namespace, demand.queue), {}).get("is_paused"):
+            return ports.Taken(claims=())
+        waiting = [row for row in self.database.runs_of(self._namespace, *WAITING) if row["queue"] == demand.queue]
+        due = sorted((row for row in waiting if row["available_at"] <= now), key=by_urgency)
+        found = islice((row for row in due if memory_rows.is_claimable(row, demand, now)), demand.limit)
+        claims = [self._claim(row, owner, now) for row in found]
+        claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
+        if len(claims) == demand.limit or demand.suspects:
+            return ports.Taken(claims=claims, next_due=0.0 if claims else None)
+        later = [row["available_at"] for row in waiting if row["available_at"] > now]
+        next_due = (min(later) - now).total_seconds() if later else None
+        suspects_due = any(state_of(row) in WAITING and memory_rows.is_suspect(row) for row in due)
+        return ports.Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
+
+    def _claim(self, row: Row, owner: str, now: datetime) -> Claim:
+        row["state"] = advance(state_of(row), Transition.CLAIM).value
+        row |= {"attempt": row["attempt"] + 1, "claimed_at": now, "claimed_by": owner}
+        row |= {"attempted_at": None, "progress": None}
+        return memory_rows.claim_of(row)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
+        now = await self._begin()
+        return [self._settle(settlement, now) for settlement in settlements]
+
+    def _settle(self, settlement: Settlement, now: datetime) -> RunState | None:
+        row = self.database.held_by(settlement.fence)
+        if row is None:
+            return self.database.recorded(settlement)
+        ended = memory_rows.end_attempt(row, settlement, now)
+        self.database.attempts.setdefault(row["id"], []).append(ended)
+        return state_of(row)
+
+    async def save_progress(self, fence: Fence, progress: str) -> bool:
+        return await self._save(fence, {"progress": progress})
+
+    async def save_checkpoint(self, fence: Fence, checkpoint: str) -> bool:
+        return await self._save(fence, {"checkpoint": checkpoint})
+
+    async def _save(self, fence: Fence, values: Row) -> bool:
+        await self._begin()
+        row = self.database.held_by(fence)
+        if row is not None:
+            row |= values
+        return row is not None
+
+    async def running(self, owner: str) -> Sequence[Claim]:
+        await self._begin()
+        return [memory_rows.claim_of(row) for row in self.database.running_of(owner)]
+
+    # sweeps
+
+    async def expire(self, limit: int) -> Sequence[str]:
+        now = await self._begin()
+        waiting = self.database.runs_of(self._namespace, *WAITING)
+        overdue = [row for row in waiting if row["expires_at"] is not None and row["expires_at"] <= now]
+        ended = sorted(overdue, key=lambda row: row["id"])[:limit]
+        for row in ended:
+            row["state"] = advance(state_of(row), Transition.EXPIRE).value
+            row |= {"finished_at": now, "reason": rows.EXPIRED_REASON}
+            self.database.note(row, "expired", now, None, None)
+        return [row["id"] for row in ended]
+
+    async def purge(self, keep: Mapping[RunState, float | None], limit: int) -> ports.Purged:
+        now = await self._begin()
+        runs = sorted(self.database.runs_of(self._namespace), key=lambda row: row["id"])
+        seen = [row for row in runs if row["id"] > self._purged_up_to][:limit]
+        old = [row["id"] for row in seen if rows.is_past_keeping(row, keep, now)]
+        for run_id in old:
+            self.database.remove(run_id)
+        self._purged_up_to = seen[-1]["id"] if len(seen) == limit else ""
+        return ports.Purged(deleted=len(old), has_more=self._purged_up_to != "")
+
+    # managing
+
+    def _row(self, run_id: str) -> Row:
+        row = self.database.runs.get(run_id)
+        if row is None or row["namespace"] != self._namespace:
+            raise RunNotFound(f"there is no run {str(run_id)[:64]!r} in namespace {self._namespace!r}")
+        return row
+
+    def _run(self, row: Row) -> Run:
+        ended = self.database.attempts.get(row["id"], ())
+        return rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended])
+
+    async def get(self, run_id: str) -> Run:
+        await self._begin()
+        return self._run(self._row(run_id))
+
+    async def envelope(self, run_id: str) -> Envelope:
+        await self._begin()
+        return rows.envelope_of(self._row(run_id))
+
+    async def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
+        await self._begin()
+        return {row["id"]: state_of(row) for row in self.database.runs_of(self._namespace) if row["id"] in run_ids}
+
+    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> ports.RunPage:
+        rows.check_cursor(cursor)
+        await self._begin()
+        found = [row for row in self._matching(where) if cursor is None or row["id"] < cursor]
+        found.sort(key=lambda row: row["id"], reverse=True)
+        page = [self._run(row) for row in found[:limit]]
+        return ports.RunPage(runs=page, cursor=page[-1].id if len(found) > limit else None)
+
+    async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]:
+        await self._begin()
+        counted = Counter(state_of(row) for row in self._matching(where))
+        return {state: counted[state] for state in RunState}
+
+    def _matching(self, where: RunFilter) -> builtins.list[Row]:
+        return [row for row in self.database.runs_of(self._namespace) if memory_rows.matches(row, where)]
+
+    async def attempts(self, run_id: str) -> Sequence[Attempt]:
+        await self._begin()
+        run = self._run(self._row(run_id))
+        ended = [rows.attempt_of(row, run.trace_id) for row in self.database.attempts.get(run_id, ())]
+        return [*ended, rows.current_attempt(run)] if run.state is RunState.RUNNING else ended
+
+    async def history(self, run_id: str) -> Sequence[HistoryEntry]:
+        await self._begin()
+        run = self._run(self._row(run_id))
+        return rows.history_of(run, self.database.attempts.get(run_id, []), self.database.events.get(run_id, []))
+
+    async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        now = await self._begin()
+        row, reason = self._row(run_id), clean(reason)
+        if state_of(row) in WAITING:
+            row["state"] = advance(state_of(row), Transition.CANCEL).value
+            row |= {"finished_at": now, "reason": reason}
+            self.database.note(row, "canceled", now, reason, by)
+        elif state_of(row) is RunState.RUNNING and row["cancel_requested_at"] is None:
+            row |= {"cancel_requested_at": now, "reason": reason}
+            self.database.note(row, "cancel_requested", now, reason, by)
+        return self._run(row)
+
+    async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
+        now = await self._begin()
+        row = self._row(run_id)
+        row["state"] = advance(state_of(row), Transition.REOPEN).value
+        cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
+        row |= dict.fromkeys(cleared) | {"losses": 0, "max_attempts": row["failures"] + 1}
+        row |= {"available_at": now, "seq": row["seq"] + 1}
+        self.database.note(row, "reopened", now, clean(reason), by)
+        return self._run(row)
+
+    async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
+        now = await self._begin()
+        row, due = self._row(run_id), max(run_at.astimezone(UTC), now)
+        row["state"] = advance(state_of(row), Transition.RESCHEDULE).value
+        row |= {"available_at": due, "seq": row["seq"] + 1}
+        self.database.note(row, "rescheduled", now, f"due {due.isoformat()}", by)
+        return self._run(row)
+
+    async def delete(self, run_id: str) -> None:
+        await self._begin()
+        row = self._row(run_id)
+        if state_of(row) is RunState.RUNNING:
+            raise RunStateConflict(f"run {run_id} is running: cancel it first, then delete it")
+        self.database.remove(row["id"])
+
+    # noticing what others commit
+
+    @asynccontextmanager
+    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
+        watcher = (self, notice)
+        self.database.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self.database.watchers.remove(watcher)
+
+    def announce(self) -> None:
+        for store, notice in builtins.list(self.database.watchers):
+            if store is not self:
+                notice()

@@ -1,0 +1,1 @@
+"""The worker: everything that performs runs in one process."""

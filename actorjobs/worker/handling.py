@@ -1,0 +1,78 @@
+"""Calling a handler: tenant, dispatcher and context are set, coroutines run on the loop, functions in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from actorjobs import codec
+from actorjobs.jobs import Definition, JobContext, bind_context
+from actorjobs.ports import Claim, Dispatcher, Store, bind_dispatcher
+from actorjobs.tenancy import bind_tenant
+from actorjobs.worker.outcome import Ended
+
+logger = logging.getLogger("actorjobs.worker")
+
+
+async def handle(
+    definition: Definition,
+    bound: Any,
+    constructor_args: str | None,
+    ctx: JobContext[Any],
+    *,
+    dispatcher: Dispatcher,
+    threads: CapacityLimiter,
+) -> Ended:
+    """What the handler came to, with its result as JSON text. For a task of its own: it sets context variables.
+
+    It never raises: an exit or an interrupt that a handler raises ends its attempt, not the worker.
+    """
+    bind_tenant(ctx.tenant)
+    bind_dispatcher(dispatcher)
+    bind_context(ctx)
+    try:
+        if definition.is_async:
+            value = await definition.invoke(bound, constructor_args, ctx)
+        else:
+            value = await anyio.to_thread.run_sync(definition.invoke, bound, constructor_args, ctx, limiter=threads)
+        return Ended(value=definition.encode_result(value))
+    except BaseException as error:
+        return Ended(error=error)
+
+
+class RecordedLink:
+    """What the context of a running handler may write to the record of its run, fenced by its attempt."""
+
+    __slots__ = ("_claim", "_loop", "_lost", "_store")
+
+    def __init__(
+        self, *, claim: Claim, store: Store, loop: asyncio.AbstractEventLoop, lost: Callable[[str], None]
+    ) -> None:
+        self._claim = claim
+        self._store = store
+        self._loop = loop
+        self._lost = lost
+
+    async def save_progress(self, fraction: float, message: str | None) -> None:
+        text = codec.encode({"fraction": fraction, "message": message})
+        self._check(await self._store.save_progress(self._claim.fence, text))
+
+    async def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        self._check(await self._store.save_checkpoint(self._claim.fence, codec.encode(dict(state))))
+
+    def run_on_loop(self, make: Callable[[], Awaitable[Any]]) -> Any:
+        async def work() -> Any:
+            return await make()
+
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+
+    def _check(self, was_written: bool) -> None:
+        """A write that the fence refuses means that the run is somebody else's by now."""
+        if not was_written:
+            logger.warning("run %s is no longer owned by attempt %d", self._claim.run_id, self._claim.attempt)
+            self._lost(self._claim.run_id)

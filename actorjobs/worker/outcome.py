@@ -1,0 +1,106 @@
+"""From what a handler came to, to how its attempt ended. Pure but for the dice of the backoff."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from actorjobs.errors import Cancel, Fail, FlowControl, PayloadInvalid, ResultInvalid, RetryLater, Snooze, UnknownJob
+from actorjobs.lifecycle import Ending
+from actorjobs.model import CancelReason, Outcome
+from actorjobs.retry import Retry, sole_error
+
+
+class AttemptTimedOut(TimeoutError):
+    """The attempt took longer than its time-out allows."""
+
+
+class IgnoredCancellation(RuntimeError):
+    """The handler was canceled and went on regardless."""
+
+
+class CanceledItself(RuntimeError):
+    """The handler ended with a cancellation that nobody had asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a handler came to: a value, an exception, or neither when it ignored that it was canceled."""
+
+    value: Any = None
+    error: BaseException | None = None
+    is_abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What bears on a retry: the policy in force, the job's own idea of a delay, what was used up already.
+
+    `elapsed` is seconds since the run was accepted.
+    """
+
+    retry: Retry
+    own_delay: Callable[[int, BaseException], float | None]
+    random: Callable[[], float]
+    failures: int
+    elapsed: float
+
+    def after(self, error: BaseException, outcome: Outcome = Outcome.FAILED) -> Ending:
+        """How an attempt that failed with `error` ended: to be retried after a delay, or for good."""
+        failures = self.failures + 1
+        if not self.retry.allows(error):
+            return Ending(outcome=outcome, permanent=True)
+        own = self.own_delay(failures, error)
+        delay = self.retry.delay(failures, error, self.random) if own is None else own
+        return Ending(outcome=outcome, delay=delay, permanent=self.retry.is_over(self.elapsed, delay))
+
+
+def judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> tuple[Ending, BaseException | None]:
+    """How the attempt ended, and the error to keep with it.
+
+    A value that was returned wins over a cancellation that came meanwhile, and so does a signal that ends the run.
+    """
+    error: BaseException
+    if ended.is_abandoned:
+        error = IgnoredCancellation(f"the handler was canceled ({reason}) and went on regardless")
+    elif ended.error is None:
+        return Ending(outcome=Outcome.SUCCEEDED), None
+    else:
+        error = _signal(ended.error)
+    match error:
+        case Cancel():
+            return Ending(outcome=Outcome.CANCELED), error
+        case Fail() | PayloadInvalid() | ResultInvalid() | UnknownJob():
+            return Ending(outcome=Outcome.FAILED, permanent=True), error
+        case Snooze() if reason is not CancelReason.CANCELED:
+            return Ending(outcome=Outcome.SNOOZED, delay=error.delay), None
+        case _ if reason is not None:
+            return _stopped(reason, error, budget)
+        case RetryLater():
+            return Ending(outcome=Outcome.FAILED, delay=error.delay), error
+        case asyncio.CancelledError():
+            error = CanceledItself("the handler raised CancelledError, but nobody had canceled it")
+            return budget.after(error), error
+        case _:
+            return budget.after(error), error
+
+
+def _stopped(reason: CancelReason, error: BaseException, budget: Budget) -> tuple[Ending, BaseException | None]:
+    """The end of a handler that was asked to end: what it raised on its way out is kept, the reason decides."""
+    kept = None if isinstance(error, asyncio.CancelledError) else error
+    match reason:
+        case CancelReason.CANCELED:
+            return Ending(outcome=Outcome.CANCELED), kept
+        case CancelReason.SHUTDOWN | CancelReason.LOST:
+            return Ending(outcome=Outcome.INTERRUPTED), kept
+        case CancelReason.TIMEOUT:
+            late = kept or AttemptTimedOut("the attempt took longer than its time-out allows")
+            return budget.after(late, Outcome.TIMED_OUT), late
+
+
+def _signal(error: BaseException) -> BaseException:
+    """The signal that is the sole content of the groups around it, else the error itself."""
+    inner = sole_error(error)
+    return inner if isinstance(inner, FlowControl) else error

@@ -1,0 +1,171 @@
+"""The performer: claim → attempt → decide → settle.
+
+One task per attempt, in a fresh copy of the runtime's start context, so that no context variable leaks from one run to
+the next. What the handler came to is judged (`outcome`), and `lifecycle.decide` says what becomes of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import Any
+
+import orjson
+from anyio import CapacityLimiter
+
+from actorjobs import codec
+from actorjobs.clock import Clock
+from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
+from actorjobs.jobs import Definition, JobContext
+from actorjobs.lifecycle import Standing, decide
+from actorjobs.model import CancelReason, RunState, new_traceparent
+from actorjobs.ports import Claim, Dispatcher, Settlement, Store
+from actorjobs.retry import Retry
+from actorjobs.worker.handling import RecordedLink, handle
+from actorjobs.worker.outcome import Budget, Ended, judge
+from actorjobs.worker.performance import Performance
+
+logger = logging.getLogger("actorjobs.worker")
+
+
+class Performer:
+    """Executes claims for the actors of all pools of a process."""
+
+    def __init__(
+        self,
+        *,
+        definition_of: Callable[[str], Definition],
+        dispatcher: Dispatcher,
+        store: Store,
+        settle: Callable[[Settlement], Awaitable[RunState | None]],
+        clock: Clock,
+        random: Random,
+        app: Callable[[], Any],
+    ) -> None:
+        self._definition_of = definition_of
+        self._dispatcher = dispatcher
+        self._store = store
+        self._settle = settle
+        self._clock = clock
+        self._random = random
+        self._app = app
+        self._context = contextvars.copy_context()
+        self._loop = asyncio.get_running_loop()
+        # The actors limit how many handlers run; a thread that ignores its cancellation must not take a token along.
+        self._threads = CapacityLimiter(math.inf)
+        self.performing: dict[str, Performance] = {}
+
+    async def perform(self, claim: Claim, actor: str) -> None:
+        """Execute one claimed run and settle it."""
+        try:
+            await self._settle(await self._attempt(claim, actor))
+        except StoreUnavailable:
+            logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
+        finally:
+            self.performing.pop(claim.run_id, None)
+
+    def cancel(self, run_id: str, reason: CancelReason) -> None:
+        """Ask the handler of this run to end, if it is performed here."""
+        if run_id in self.performing:
+            self.performing[run_id].cancel(reason)
+
+    def cancel_all(self, reason: CancelReason) -> None:
+        for performance in list(self.performing.values()):
+            performance.cancel(reason)
+
+    def abandon_all(self) -> None:
+        for performance in list(self.performing.values()):
+            performance.abandon()
+
+    async def _attempt(self, claim: Claim, actor: str) -> Settlement:
+        began = self._clock.monotonic()
+        traceparent = new_traceparent(claim.traceparent)
+        try:
+            definition = self._definition_of(claim.job)
+            ctx = self._context_for(claim, traceparent)
+            bound = definition.decode_payload(claim.payload, claim.constructor_args)
+        except (UnknownJob, PayloadInvalid) as error:
+            return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, 0.0)
+        performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)
+        self.performing[claim.run_id] = performance
+        work = handle(
+            definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
+        )
+        task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
+        timer = None
+        if claim.timeout is not None:
+            timer = self._clock.call_later(claim.timeout, partial(performance.cancel, CancelReason.TIMEOUT))
+        try:
+            ended = await performance.run(task)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, started_after)
+
+    def _context_for(self, claim: Claim, traceparent: str) -> JobContext[Any]:
+        deadline = None if claim.timeout is None else claim.claimed_at + timedelta(seconds=claim.timeout)
+        return JobContext(
+            run_id=claim.run_id,
+            job=claim.job,
+            queue=claim.queue,
+            attempt=claim.attempt,
+            failures=claim.failures,
+            max_attempts=claim.max_attempts,
+            tenant=claim.tenant,
+            traceparent=traceparent,
+            deadline=deadline,
+            app=self._app(),
+            link=RecordedLink(claim=claim, store=self._store, loop=self._loop, lost=self._lost),
+            checkpoint=claim.checkpoint,
+        )
+
+    def _lost(self, run_id: str) -> None:
+        self.cancel(run_id, CancelReason.LOST)
+
+    def _settlement(
+        self,
+        claim: Claim,
+        definition: Definition | None,
+        ended: Ended,
+        reason: CancelReason | None,
+        actor: str,
+        traceparent: str,
+        started_after: float,
+    ) -> Settlement:
+        ending, error = judge(ended, reason, self._budget(claim, definition))
+        standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
+        return Settlement(
+            fence=claim.fence,
+            hint=claim.hint,
+            outcome=ending.outcome,
+            decision=decide(standing, ending),
+            result=ended.value if error is None and ended.error is None else None,
+            error=None if error is None else codec.encode_error(codec.truncate_error(error)),
+            actor=actor,
+            started_after=started_after,
+            span_id=traceparent[36:52],
+        )
+
+    def _budget(self, claim: Claim, definition: Definition | None) -> Budget:
+        retry = definition.retry if definition is not None else Retry()
+        if claim.retry is not None:
+            retry = retry.overridden_by(orjson.loads(claim.retry))
+
+        def own_delay(failures: int, error: BaseException) -> float | None:
+            if definition is None:
+                return None
+            return definition.backoff_override(failures, error, claim.constructor_args)
+
+        return Budget(
+            retry=retry,
+            own_delay=own_delay,
+            random=self._random.random,
+            failures=claim.failures,
+            elapsed=(claim.claimed_at - claim.inserted_at).total_seconds(),
+        )

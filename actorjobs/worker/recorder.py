@@ -1,0 +1,152 @@
+"""The recorder: everything that is written per run goes through here, in groups.
+
+Four lanes, so that a dispatch that waits for somebody's key never holds up a settle: dispatches, keyed dispatches,
+claims, settles. A settle is retried until the store answers: an outcome that happened is not given up for an outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from actorjobs.actors import Statistics
+from actorjobs.clock import Clock
+from actorjobs.codec import encode_error
+from actorjobs.errors import StoreUnavailable
+from actorjobs.lifecycle import Decision
+from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState, Transition
+from actorjobs.ports import Accepted, Demand, Settlement, Store, Taken
+from actorjobs.worker.lane import Lane
+
+GROUP_LIMIT = 500
+SETTLE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+LAST_CHANCE_SECONDS = 10.0
+
+OnSettled = Callable[[Settlement, RunState | None], None]
+
+
+class Recorder:
+    """Group commits of dispatches, claims and settles."""
+
+    name = "recorder"
+
+    def __init__(self, *, store: Store, clock: Clock, on_settled: OnSettled | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_settled = on_settled
+        self._is_running = False
+        self._gives_up = False
+        self.stale = 0
+        """Settles whose fence no longer held: zombies, counted and dropped."""
+        self._dispatches = Lane[Envelope, Accepted](name="dispatches", commit=self._insert, limit=GROUP_LIMIT)
+        self._keyed = Lane[Envelope, Accepted](name="keyed dispatches", commit=self._insert_keyed, limit=GROUP_LIMIT)
+        self._takes = Lane[tuple[Demand, str], Taken](name="claims", commit=self._take, limit=GROUP_LIMIT)
+        self._settles = Lane[Settlement, RunState | None](name="settles", commit=self._settle, limit=GROUP_LIMIT)
+
+    @property
+    def is_running(self) -> bool:
+        return self._is_running
+
+    async def start(self) -> None:
+        self._is_running, self._gives_up = True, False
+
+    async def stop(self) -> None:
+        """Wait for what is on its way, for a while: after that, the runs that could not be settled are rescued."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._drained(), LAST_CHANCE_SECONDS)
+        self._gives_up = True
+        await self._drained()
+        self._is_running = False
+
+    async def _drained(self) -> None:
+        for lane in (self._takes, self._settles, self._keyed, self._dispatches):
+            await lane.drained()
+
+    def statistics(self) -> Statistics:
+        return Statistics(name=self.name, is_running=self._is_running, starts=1)
+
+    @property
+    def is_idle(self) -> bool:
+        return not any(len(lane) for lane in (self._dispatches, self._keyed, self._takes, self._settles))
+
+    async def insert(self, envelope: Envelope) -> Accepted:
+        """Accept one dispatch; answered when it is committed."""
+        lane = self._dispatches if envelope.idempotency_key is None else self._keyed
+        return await lane.put(envelope)
+
+    async def take(self, demand: Demand, owner: str) -> Taken:
+        """Claim due runs."""
+        return await self._takes.put((demand, owner))
+
+    async def settle(self, settlement: Settlement) -> RunState | None:
+        """Record the end of an attempt; None when somebody else owns the run by now."""
+        try:
+            state = await self._settles.put(settlement)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            # The database refuses the content itself: keep the outcome, drop the content.
+            state = await self._settles.put(_without_content(settlement, error))
+        if state is None:
+            self.stale += 1
+        if self._on_settled is not None:
+            self._on_settled(settlement, state)
+        return state
+
+    async def _insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+        try:
+            return await self._store.insert(envelopes)
+        except StoreUnavailable:
+            # One connection that died is no outage. If the first commit went through after all, the second finds the
+            # very ids of this group: they are ours.
+            answers = await self._store.insert(envelopes)
+            return [_ours(answer, envelope) for answer, envelope in zip(answers, envelopes, strict=True)]
+
+    async def _insert_keyed(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+        order = sorted(range(len(envelopes)), key=lambda index: envelopes[index].idempotency_key or "")
+        answers = dict(zip(order, await self._insert([envelopes[index] for index in order]), strict=True))
+        return [answers[index] for index in range(len(envelopes))]
+
+    async def _take(self, asked: Sequence[tuple[Demand, str]]) -> Sequence[Taken | Exception]:
+        answers: dict[int, Taken | Exception] = {}
+        for owner in {owner for _, owner in asked}:
+            mine = [index for index, (_, other) in enumerate(asked) if other == owner]
+            taken = await self._store.take([asked[index][0] for index in mine], owner)
+            answers.update(zip(mine, taken, strict=True))
+        return [answers[index] for index in range(len(asked))]
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | Exception | None]:
+        tries = 0
+        while True:
+            try:
+                return await self._store.settle(settlements)
+            except StoreUnavailable:
+                if self._gives_up:
+                    raise
+            await self._clock.sleep(SETTLE_RETRY_SECONDS[min(tries, len(SETTLE_RETRY_SECONDS) - 1)])
+            tries += 1
+
+
+def _ours(answer: Accepted | Exception, envelope: Envelope) -> Accepted | Exception:
+    if isinstance(answer, Accepted) and answer.run_id == envelope.id:
+        return replace(answer, existing=False)
+    return answer
+
+
+def _without_content(settlement: Settlement, error: Exception) -> Settlement:
+    """The same end of attempt as a permanent failure that says why its content could not be kept."""
+    refused = ErrorInfo(name="ResultInvalid", message=f"the store refused the outcome: {type(error).__name__}")
+    decision = settlement.decision
+    dead = Decision(
+        transition=Transition.DEAD_LETTER,
+        state=RunState.DEAD_LETTERED,
+        delay=0.0,
+        failures=decision.failures + 1,
+        losses=0,
+        reason="permanent",
+    )
+    return replace(
+        settlement, outcome=Outcome.FAILED, decision=dead, result=None, error=encode_error(refused), span_id=None
+    )

@@ -1,0 +1,207 @@
+"""The tree of a process that performs runs: what starts in which order, and how it stops.
+
+    heartbeat · recorder · broker · control, sweeps · pools        (stopped in reverse)
+
+It orders start and stop and is no crash domain: a lost connection is a state of whoever holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+from actorjobs.actors import Periodic, Service, Statistics, Tree
+from actorjobs.clock import Clock
+from actorjobs.model import CancelReason, RunState
+from actorjobs.ports import Broker, Store
+from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
+from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, beat_once, begin_lease
+from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
+from actorjobs.worker.performance import CANCEL_GRACE_SECONDS
+from actorjobs.worker.performer import Performer
+from actorjobs.worker.pool import Pool
+from actorjobs.worker.sweeps import OnSettled, Reconciler, expire, purge, rescue
+
+logger = logging.getLogger("actorjobs.worker")
+
+Note = Callable[[str, RunState], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPlan:
+    """What a pool is to be: the queue, how many runs at once, the names of the jobs it knows."""
+
+    queue: str
+    concurrency: int
+    jobs: tuple[str, ...]
+
+
+class BrokerService:
+    """The broker as a service of the tree."""
+
+    name = "broker"
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._is_running = False
+
+    @property
+    def is_running(self) -> bool:
+        return self._is_running
+
+    async def start(self) -> None:
+        if not self._is_running:
+            await self._broker.open()
+            self._is_running = True
+
+    async def stop(self) -> None:
+        if self._is_running:
+            self._is_running = False
+            await self._broker.close()
+
+    def statistics(self) -> Statistics:
+        return Statistics(name=self.name, is_running=self._is_running, starts=int(self._is_running))
+
+
+class Worker:
+    """Everything that performs runs in this process."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        open_store: OpenStore,
+        broker: Broker,
+        lease: Lease,
+        performer: Performer,
+        plans: list[PoolPlan],
+        keep: Mapping[RunState, float | None],
+        on_settled: OnSettled,
+        note: Note,
+        clock: Clock,
+        random: Random,
+        exits_when_stuck: bool,
+        blame: Blame,
+    ) -> None:
+        self.lease = lease
+        self._performer = performer
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self.failing: dict[str, str] = {}
+        self.pools = [
+            Pool(
+                queue=plan.queue,
+                concurrency=plan.concurrency,
+                jobs=plan.jobs,
+                broker=broker,
+                perform=performer.perform,
+                owner=lambda: lease.claiming_owner,
+                clock=clock,
+                on_failing=self.failing.__setitem__,
+            )
+            for plan in plans
+        ]
+        reconciler = Reconciler(store=store, lease=lease, clock=clock)
+        beat: Service
+        if clock.is_virtual:
+            beat = self._every("heartbeat", BEAT_SECONDS, self._beat_on_loop)
+        else:
+            beat = Heartbeat(
+                lease=lease,
+                open_store=open_store,
+                clock=clock,
+                on_lost=self._lost,
+                blame=blame,
+                exits_when_stuck=exits_when_stuck,
+            )
+        self._tree = Tree(
+            name="worker",
+            children=[
+                beat,
+                BrokerService(broker),
+                self._every("lease guard", 0.5, self._guard_lease),
+                self._every("reconcile", BEAT_SECONDS, partial(reconciler.reconcile, self._performed, self._lost_run)),
+                self._every("rescue", 2.0, partial(rescue, store, lease, on_settled)),
+                self._every("expiry", 1.0, partial(expire, store, note)),
+                self._every("retention", 60.0, partial(purge, store, keep)),
+                self._every(
+                    "control", CONTROL_SECONDS, partial(follow_wishes, store, lease, self.pools, performer.cancel)
+                ),
+                *self.pools,
+            ],
+        )
+
+    def _every(
+        self, name: str, seconds: float, fn: Callable[[], Coroutine[Any, Any, bool | None]], **options: Any
+    ) -> Periodic:
+        return Periodic(name=name, fn=fn, interval=seconds, clock=self._clock, random=self._random, **options)
+
+    async def start(self) -> None:
+        if self._clock.is_virtual:
+            await begin_lease(self._store, self.lease)
+        await self._store.declare_queues([pool.queue for pool in self.pools])
+        await self._tree.start()
+
+    async def stop(self, *, grace: float, hurry: asyncio.Event) -> None:
+        """Take nothing more, let work end for `grace` seconds or until `hurry`, then cancel it and hand it back."""
+        await asyncio.gather(*(pool.close_intake() for pool in self.pools))
+        await self._all_idle(grace, hurry)
+        if self._performer.performing:
+            logger.info("canceling %d runs that are still at work", len(self._performer.performing))
+            self._performer.cancel_all(CancelReason.SHUTDOWN)
+            await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
+            self._performer.abandon_all()
+            await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
+        await self._tree.stop()
+        if self._clock.is_virtual and (owner := self.lease.owner) is not None:
+            self.lease.end()
+            await self._store.leave(owner)
+
+    async def _all_idle(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Return when no pool has anything in hand, after so many seconds, or when somebody is in a hurry."""
+        timed_out = asyncio.Event()
+        timer = self._clock.call_later(seconds, timed_out.set)
+        ends: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(asyncio.gather(*(pool.idle() for pool in self.pools))),
+            asyncio.ensure_future(timed_out.wait()),
+            asyncio.ensure_future(hurry.wait()),
+        ]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            for end in ends:
+                end.cancel()
+                with suppress(asyncio.CancelledError):
+                    await end
+
+    def _performed(self) -> dict[str, int]:
+        return {run_id: at_work.claim.attempt for run_id, at_work in self._performer.performing.items()}
+
+    def _lost_run(self, run_id: str) -> None:
+        self._performer.cancel(run_id, CancelReason.LOST)
+
+    def _lost(self, owner: str) -> None:
+        logger.error("worker %s was declared dead: its runs are canceled, it goes on under a new id", owner)
+        for run_id, at_work in list(self._performer.performing.items()):
+            if at_work.claim.owner == owner:
+                self._lost_run(run_id)
+
+    async def _beat_on_loop(self) -> None:
+        await beat_once(self._store, self.lease, self._lost)
+
+    async def _guard_lease(self) -> None:
+        """Give up work that others may already have taken over."""
+        age = self.lease.age
+        if age >= CANCEL_AFTER_SECONDS and self._performer.performing:
+            logger.error("the lease could not be renewed for %.1f s: running work is canceled", age)
+            self._performer.cancel_all(CancelReason.LOST)
+        if age >= ABANDON_AFTER_SECONDS:
+            self._performer.abandon_all()
