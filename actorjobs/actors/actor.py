@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic
 
@@ -31,7 +31,7 @@ class ActorStatistics(Statistics):
     """Messages that wait; in a shared mailbox, for all who share it."""
 
 
-class Actor(TaskService, Generic[M]):
+class Actor(TaskService, ABC, Generic[M]):
     """Takes messages from its mailbox and gives them to `receive`, one after the other.
 
     The mailbox outlives the actor: it may be shared, and `stop` does not close it. What `receive` raises ends the actor

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -67,14 +66,14 @@ class Service(Protocol):
 Watcher = Callable[["TaskService", BaseException | None], None]
 
 
-class TaskService(ABC):
+class TaskService:
     """A service that lives in one task. Subclasses say what happens in `on_start`, `_run`, `_wind_down`, `on_stop`."""
 
     def __init__(
         self, *, name: str, on_exit: Watcher | None = None, context: contextvars.Context | None = None
     ) -> None:
         self._name = name
-        self._context = contextvars.Context() if context is None else context
+        self._task_context = contextvars.Context() if context is None else context
         self._watchers = [] if on_exit is None else [on_exit]
         self._life: Life | None = None
         self._starts = 0
@@ -136,20 +135,24 @@ class TaskService(ABC):
         """Finish what is in hand, take nothing new, and wait for the end. A `stop` meanwhile cuts it short."""
         await self._end(Ask.RETIRE)
 
-    async def on_start(self) -> None:  # noqa: B027 (a hook, optional)
+    async def on_start(self) -> None:
         """Prepare; what it raises fails the start. It cleans up after itself when it fails."""
 
-    async def on_stop(self) -> None:  # noqa: B027 (a hook, optional)
+    async def on_stop(self) -> None:
         """Undo `on_start`."""
 
-    async def _undo_start(self) -> None:  # noqa: B027 (a hook, optional)
+    async def _undo_start(self) -> None:
         """Undo an `on_start` that failed or was interrupted; nothing that is asked meanwhile interrupts this."""
 
-    @abstractmethod
     async def _run(self, life: Life) -> None:
-        """The life itself, until `life.ask` says otherwise. `stop` cancels it, every ask does while `is_resting`."""
+        """The life itself, until `life.ask` says otherwise; by default it rests.
 
-    async def _wind_down(self, life: Life) -> None:  # noqa: B027 (a hook, optional)
+        `stop` cancels it, and so does every ask while `life.is_resting`. What it raises is a crash.
+        """
+        life.is_resting = True
+        await asyncio.Event().wait()
+
+    async def _wind_down(self, life: Life) -> None:
         """What is left to do for an end that was asked for gracefully; `stop` cancels it."""
 
     async def _join(self) -> Life:
@@ -165,7 +168,7 @@ class TaskService(ABC):
         return life or self._begin()
 
     def _begin(self) -> Life:
-        life, context = Life(), self._context.copy()
+        life, context = Life(), self._task_context.copy()
         self._life = life
         task = asyncio.create_task(self._live(life), name=self._name, context=context)
         life.task = task  # an eager task factory has run `_live` by now, which set it for itself

@@ -77,10 +77,6 @@ class Tree(TaskService, Generic[S]):
     async def _undo_start(self) -> None:
         await self._end_each(reversed(self._tried.values()), _stop)
 
-    async def _run(self, life: Life) -> None:
-        life.is_resting = True
-        await asyncio.Event().wait()
-
     async def _wind_down(self, life: Life) -> None:
         self._raise(await self._end_each(reversed(self._standing()), _retire))
 

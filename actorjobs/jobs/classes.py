@@ -103,7 +103,10 @@ class Job(Generic[P, R, C]):
         """The run asked for, validated and not sent. Dispatching it twice gives one run."""
         return _target(cls).envelope(payload, **options)
 
-    schedule = envelope
+    @classmethod
+    def schedule(cls, payload: P, **options: Unpack[EnvelopeOptions]) -> Envelope:
+        """Another word for `envelope`."""
+        return cls.envelope(payload, **options)
 
     @classmethod
     async def dispatch(cls, payload: P, **options: Unpack[Options]) -> RunHandle[R]:

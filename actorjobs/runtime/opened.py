@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -16,6 +16,7 @@ from actorjobs.brokers.embedded import EmbeddedBroker
 from actorjobs.clock import Clock, VirtualClock
 from actorjobs.config import EMBEDDED, Settings
 from actorjobs.errors import ActorJobsError, InvalidOption
+from actorjobs.jobs import Queue
 from actorjobs.jobs.current import context_in
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import CancelReason, Envelope, RunState
@@ -123,7 +124,9 @@ class Opened:
     async def _open_beating_store(self) -> Store:
         return await self._new_store(inline=True)
 
-    async def start_worker(self, *, dispatcher: Dispatcher, app: AppFactory | None, exits_when_stuck: bool) -> None:
+    async def start_worker(
+        self, *, dispatcher: Dispatcher, app: AppFactory | None, queues: Mapping[str, Queue], exits_when_stuck: bool
+    ) -> None:
         """Enter the application's context and start the pools."""
         if app is not None:
             self._app = App(app)
@@ -147,7 +150,7 @@ class Opened:
             performer=self.performer,
             plans=[
                 PoolPlan(queue=name, concurrency=queue.concurrency, jobs=names)
-                for name, queue in sorted(self._registry.queues.items())
+                for name, queue in sorted(queues.items())
             ],
             keep=_keep(self.settings),
             on_settled=self._settled,
@@ -224,6 +227,11 @@ class Opened:
                 await asyncio.sleep(0.0005)
             else:
                 calm += 1
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True when nothing is at work here and nothing that is due was left at the last look."""
+        return not self._is_moving() and not self._has_work()
 
     def _is_moving(self) -> bool:
         return not (self.recorder.is_idle and self.broker.is_idle)

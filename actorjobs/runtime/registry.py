@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +67,18 @@ class Registry:
         """The queues to serve: those declared, and those of registered jobs with concurrency 10."""
         served = {definition.queue: Queue() for definition in self._by_name.values()}
         return served | self._declared
+
+    def served(self, only: Mapping[str, int | None] | None) -> dict[str, Queue]:
+        """The queues to start pools for: all, or `only` these, with another concurrency where one is given."""
+        known = self.queues
+        if only is None:
+            return known
+        for name in only:
+            self.check_queue(name)
+        return {
+            name: known[name] if concurrency is None else replace(known[name], concurrency=concurrency)
+            for name, concurrency in only.items()
+        }
 
     def check_queue(self, queue: str) -> None:
         """`UnknownQueue` unless somebody declared it."""

@@ -87,12 +87,19 @@ class Runtime:
     ) -> None:
         await self.close()
 
-    async def open(self, *, is_worker_process: bool = False) -> None:
-        """Connect and start the pools; what `async with` does. A worker process exits when its loop is stuck."""
+    async def open(self, *, only: Mapping[str, int | None] | None = None, is_worker_process: bool = False) -> None:
+        """Connect and start the pools; what `async with` does.
+
+        `only` limits the pools to these queues, with another concurrency where one is given. A worker process exits
+        when its event loop is stuck for minutes; an embedded runtime only gives up its lease.
+        """
+        served = self._registry.served(only)
         opened = await self._connect()
         self._registry.close()
         try:
-            await opened.start_worker(dispatcher=self, app=self._context, exits_when_stuck=is_worker_process)
+            await opened.start_worker(
+                dispatcher=self, app=self._context, queues=served, exits_when_stuck=is_worker_process
+            )
         except BaseException:
             await self.close()
             raise
@@ -207,6 +214,11 @@ class Runtime:
         if opened.worker.lease.claiming_owner is None:
             wrong["lease"] = f"not renewed for {opened.worker.lease.age:.0f} s: the store does not answer"
         return wrong
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True when nothing is at work here and nothing that is due was left at the last look."""
+        return self._open_one.is_at_rest
 
     def statistics(self) -> dict[str, Any]:
         """Counters of every pool, by queue."""

@@ -12,7 +12,7 @@ import orjson
 
 from actorjobs.codec import decode, encode
 from actorjobs.errors import InvalidOption
-from actorjobs.lifecycle import TERMINAL
+from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
 from actorjobs.ports import Claim
 from actorjobs.stores import schema
@@ -48,6 +48,8 @@ INSERT_COLUMNS = (
 """Columns whose values come from the envelope as they are; the rest the database works out from its clock."""
 
 EXPIRED_REASON = "expired before it could start"
+MOVING = ("rescheduled", "reopened")
+"""Noted events that give a run another time to be due."""
 
 CLAIM_COLUMNS = (
     "id",
@@ -325,43 +327,46 @@ def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: dateti
 
 
 def history_of(run: Run, ended: Sequence[Row], noted: Sequence[Row]) -> list[HistoryEntry]:
-    """Everything that happened to a run, in order: its acceptance, each attempt's start and end, operators' acts."""
-    waits = run.attempt == 0 and run.state in (RunState.SCHEDULED, RunState.QUEUED)
-    first = run.state if waits else RunState.QUEUED
-    entries = [HistoryEntry(at=run.inserted_at, event="accepted", state=first, attempt=0)]
+    """Everything that happened to a run, in order: its acceptance, each attempt's start and end, operators' acts.
+
+    Within one instant the attempt's number and the step's rank say what must have come first.
+    """
+    first = _first_state(run, ended, noted)
+    steps = [(0, HistoryEntry(at=run.inserted_at, event="accepted", state=first, attempt=0))]
     for row in ended:
-        number = row["number"]
         if row["started_at"] is not None:
-            entries.append(HistoryEntry(at=row["started_at"], event="started", state=RunState.RUNNING, attempt=number))
-        detail: dict[str, Any] = {"worker": row["worker"]}
-        if row["error"] is not None:
-            kept = orjson.loads(row["error"])
-            detail |= {"error": kept["name"], "message": kept["message"]}
-        state = RunState(row["led_to"])
-        entries.append(
-            HistoryEntry(at=row["ended_at"], event=row["outcome"], state=state, attempt=number, detail=detail)
-        )
-    entries += [
-        HistoryEntry(
-            at=row["at"],
-            event=row["event"],
-            state=RunState(row["state"]),
-            attempt=row["attempt"],
-            detail=_json(row["detail"]) or {},
-        )
-        for row in noted
-    ]
+            steps.append((1, _started(row["started_at"], row["number"])))
+        steps.append((3, _ended(row)))
+    steps += [(2 if row["event"] == "cancel_requested" else 4, _noted(row)) for row in noted]
     if run.state is RunState.RUNNING and run.claimed_at is not None:
-        entries.append(
-            HistoryEntry(
-                at=run.claimed_at,
-                event="started",
-                state=RunState.RUNNING,
-                attempt=run.attempt,
-                detail={"worker": run.claimed_by},
-            )
-        )
-    return sorted(entries, key=lambda entry: entry.at)
+        steps.append((1, _started(run.claimed_at, run.attempt, {"worker": run.claimed_by})))
+    steps.sort(key=lambda step: (step[1].at, step[1].attempt, step[0]))
+    return [entry for _, entry in steps]
+
+
+def _first_state(run: Run, ended: Sequence[Row], noted: Sequence[Row]) -> RunState:
+    """Whether a run was accepted for later: `available_at` tells as long as nothing has moved it."""
+    is_moved = any(row["led_to"] in WAITING for row in ended) or any(row["event"] in MOVING for row in noted)
+    waits_for_later = run.available_at > run.inserted_at and not is_moved
+    return RunState.SCHEDULED if waits_for_later else RunState.QUEUED
+
+
+def _started(at: datetime, number: int, detail: Mapping[str, Any] | None = None) -> HistoryEntry:
+    return HistoryEntry(at=at, event="started", state=RunState.RUNNING, attempt=number, detail=detail or {})
+
+
+def _ended(row: Row) -> HistoryEntry:
+    detail: dict[str, Any] = {"worker": row["worker"]}
+    if row["error"] is not None:
+        kept = orjson.loads(row["error"])
+        detail |= {"error": kept["name"], "message": kept["message"]}
+    state = RunState(row["led_to"])
+    return HistoryEntry(at=row["ended_at"], event=row["outcome"], state=state, attempt=row["number"], detail=detail)
+
+
+def _noted(row: Row) -> HistoryEntry:
+    state, detail = RunState(row["state"]), _json(row["detail"]) or {}
+    return HistoryEntry(at=row["at"], event=row["event"], state=state, attempt=row["attempt"], detail=detail)
 
 
 def check_cursor(cursor: str | None) -> str | None:

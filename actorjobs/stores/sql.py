@@ -55,7 +55,7 @@ from actorjobs.ports import (
 from actorjobs.ports import Transaction as CallerTransaction
 from actorjobs.stores import schema, sqlite_sql
 from actorjobs.stores.database import Database, masked, open_database
-from actorjobs.stores.migrate import check_schema
+from actorjobs.stores.migrate import check_schema, current_version
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import (
     CLAIM_COLUMNS,
@@ -151,6 +151,14 @@ class SqlStore:
         if not self._is_open:
             await check_schema(self._database, migrate=self._is_sqlite)
             self._is_open = True
+
+    async def migrate(self) -> None:
+        """Bring the database's schema to the version that this code needs."""
+        await check_schema(self._database, migrate=True)
+
+    async def schema_version(self) -> str | None:
+        """The version that the database is at; None when it has no tables of ours."""
+        return await self._database.read(current_version)
 
     async def close(self) -> None:
         self._is_open = False

@@ -60,7 +60,7 @@ class MemoryDatabase:
 
     def note(self, row: Row, event: str, now: datetime, reason: str | None, by: str | None) -> None:
         """Keep what neither the run nor its attempts will tell."""
-        detail = {key: value for key, value in (("reason", reason), ("by", by)) if value is not None}
+        detail = {key: clean(value) for key, value in (("reason", reason), ("by", by)) if value is not None}
         entry = {"at": now, "event": event, "state": row["state"], "attempt": row["attempt"], "detail": None}
         self.events.setdefault(row["id"], []).append(entry | ({"detail": encode(detail)} if detail else {}))
 
@@ -166,7 +166,7 @@ def matches(row: Row, where: RunFilter) -> bool:
 
 def lost_run_of(row: Row) -> LostRun:
     figures = {name: row[name] for name in ("failures", "losses", "max_attempts")}
-    return LostRun(fence=fence_of(row), **figures)
+    return LostRun(fence=fence_of(row), hint=claim_of(row).hint, **figures)
 
 
 def worker_of(row: Row) -> WorkerInfo:

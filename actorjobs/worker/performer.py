@@ -97,6 +97,7 @@ class Performer:
         work = handle(
             definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
         )
+        started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
         if claim.timeout is not None:

@@ -179,6 +179,27 @@ class TestStart:
         assert actor.ledger.events == ["on_start", "on_stop", "on_start"]
         await actor.stop()
 
+    async def test_while_the_present_message_ignores_a_stop_waits_for_the_end_too(self) -> None:
+        actor = await started()
+        put(actor, "stubborn")
+        await loop_turns(3)
+        stop = asyncio.create_task(actor.stop())
+        await loop_turns(1)
+        await actor.start()
+        assert stop.done()
+        assert actor.is_running
+        assert actor.ledger.events == ["on_start", "stubborn", "stubborn done", "on_stop", "on_start"]
+        await actor.stop()
+
+    async def test_while_a_crash_is_being_cleaned_up_waits_for_the_end_too(self) -> None:
+        actor = await started(stop_turns=5, on_exit=Exitus())
+        put(actor, "crash")
+        await loop_turns(4)
+        await actor.start()
+        assert actor.is_running
+        assert actor.ledger.events == ["on_start", "crash", "on_stop", "on_start"]
+        await actor.stop()
+
     async def test_is_superseded_by_a_later_stop(self) -> None:
         actor = await started(stop_turns=5)
         first_stop = asyncio.create_task(actor.stop())
@@ -761,6 +782,15 @@ class TestAsSeen:
         await stop
         seen.append((actor.is_alive, actor.is_running))
         assert seen == [(True, True), (True, False), (False, False)]
+
+
+async def test_a_task_service_without_a_run_of_its_own_rests() -> None:
+    service = TaskService(name="rest")
+    await service.start()
+    await loop_turns(5)
+    assert repr(service) == "TaskService('rest', running)"
+    await service.retire()
+    assert not service.is_alive
 
 
 def test_two_loops_one_after_the_other() -> None:

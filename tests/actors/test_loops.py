@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -14,15 +12,17 @@ from tests.actors.stress import loop_turns, stress_start_stop
 
 
 def eager() -> asyncio.AbstractEventLoop:
-    if sys.version_info < (3, 12):
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
         pytest.skip("eager tasks came with Python 3.12")
     loop = asyncio.new_event_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.set_task_factory(factory)
     return loop
 
 
 def uvloop() -> asyncio.AbstractEventLoop:
-    return pytest.importorskip("uvloop").new_event_loop()
+    loop: asyncio.AbstractEventLoop = pytest.importorskip("uvloop").new_event_loop()
+    return loop
 
 
 @pytest.fixture(params=[uvloop, eager])
@@ -33,7 +33,10 @@ def runner(request: pytest.FixtureRequest) -> asyncio.Runner:
 
 def test_start_and_stop_in_every_order(runner: asyncio.Runner) -> None:
     ledger = Ledger()
-    make: Callable[[], Probe] = lambda: Probe(ledger=ledger, start_turns=2, stop_turns=2)
+
+    def make() -> Probe:
+        return Probe(ledger=ledger, start_turns=2, stop_turns=2)
+
     children = [ChildSpec(name=name, factory=make) for name in "ab"]
     with runner:
         runner.run(stress_start_stop(lambda: Probe(ledger=ledger, start_turns=1)))

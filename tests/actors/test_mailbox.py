@@ -157,6 +157,25 @@ async def test_a_cancelled_getter_no_longer_waits() -> None:
     assert mailbox.waiting == 0
 
 
+async def test_cancelled_getters_and_putters_are_forgotten() -> None:
+    mailbox = Mailbox[int](capacity=1)
+    waiters: list[asyncio.Task[Any]] = [asyncio.create_task(mailbox.get()) for _ in range(3)]
+    await loop_turns(2)
+    await _cancel(waiters)
+    mailbox.put_nowait(1)
+    waiters = [asyncio.create_task(mailbox.put(2)) for _ in range(3)]
+    await loop_turns(2)
+    await _cancel(waiters)
+    assert not mailbox._getters  # pyright: ignore[reportPrivateUsage]
+    assert not mailbox._putters  # pyright: ignore[reportPrivateUsage]
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 async def test_a_putter_cancelled_in_the_turn_of_its_turn_passes_it_on() -> None:
     mailbox = Mailbox[int](capacity=1)
     mailbox.put_nowait(0)

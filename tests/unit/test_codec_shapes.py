@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -136,7 +137,8 @@ def test_a_strict_model_stays_strict() -> None:
     value = Strict(at=datetime(2030, 1, 1, tzinfo=UTC), count=1)
     assert round_trip(Strict, value) == value
     for count in ("1", True, 1.0):
-        message = refusal_of(lambda: shape(Strict).adopt({"at": "2030-01-01T00:00:00Z", "count": count}))
+        outside = {"at": "2030-01-01T00:00:00Z", "count": count}
+        message = refusal_of(partial(shape(Strict).adopt, outside))
         assert message == "payload.count: Input should be a valid integer"
 
 

@@ -1,0 +1,31 @@
+"""The command line: `actorjobs`. A failure is one clear line and a status other than 0, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from actorjobs.errors import ActorJobsError, InvalidOption, PayloadInvalid
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status: 0 done, 1 failed, 2 the request itself was wrong."""
+    from actorjobs.cli.app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="actorjobs")
+    except (InvalidOption, PayloadInvalid) as error:
+        _fail(error, EXIT_USAGE)
+    except ActorJobsError as error:
+        _fail(error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(error: ActorJobsError, status: int) -> None:
+    print(f"actorjobs: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,68 @@
+"""The commands. Each group has a file of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from actorjobs.cli.fleet import run_fleet
+from actorjobs.cli.loading import load_app
+from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
+
+app = typer.Typer(
+    name="actorjobs",
+    help="Background jobs for asyncio, with every run and every attempt on record.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options() -> None:
+    """Background jobs for asyncio, with every run and every attempt on record."""
+
+
+AppArgument = Annotated[
+    str | None, typer.Argument(metavar="[APP]", help="module:attribute of the runtime; or set ACTORJOBS_APP.")
+]
+
+
+@app.command()
+def worker(
+    app_name: AppArgument = None,
+    queues: Annotated[
+        list[str] | None, typer.Option("-Q", "--queues", help="Only these, like emails:10,reports (name:concurrency).")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="How many worker processes to keep.")] = 1,
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing that is due is left.")] = False,
+    health_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve /live and /ready; process N on this port + N - 1.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Perform runs until SIGTERM or SIGINT; a second signal leaves at once."""
+    _log(log_level)
+    only = parse_queues(queues or [])
+    runtime = load_app(app_name)
+    if processes == 1:
+        status = run_worker(runtime, WorkerOptions(queues=only, is_burst=burst, health_port=health_port))
+        raise typer.Exit(status)
+    common = ["worker", *([app_name] if app_name else []), "--log-level", log_level]
+    common += [word for text in queues or [] for word in ("-Q", text)]
+    common += ["--burst"] if burst else []
+    ports = [[] if health_port is None else ["--health-port", str(health_port + index)] for index in range(processes)]
+    raise typer.Exit(run_fleet([[*common, *port] for port in ports]))
+
+
+def _log(level: str) -> None:
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
+    )
+    logging.getLogger("actorjobs").setLevel(number)

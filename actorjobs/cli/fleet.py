@@ -1,0 +1,83 @@
+"""`actorjobs worker --processes N`: a parent that keeps N worker processes and passes signals on to them.
+
+Each child holds the reading end of a pipe to its parent: when the parent dies, however it dies, the children drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from actorjobs.cli.worker import CHILD_VARIABLE
+
+logger = logging.getLogger("actorjobs.worker")
+
+FIRST_RESTART_SECONDS = 0.5
+LAST_RESTART_SECONDS = 30.0
+HEALTHY_AFTER_SECONDS = 30.0
+
+
+def run_fleet(commands: Sequence[Sequence[str]]) -> int:
+    """Keep one child per command (arguments of `actorjobs`) alive until a signal; the worst of their exit statuses."""
+    return asyncio.run(_Fleet(commands).run())
+
+
+class _Fleet:
+    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+        self._commands = commands
+        self._children: dict[int, asyncio.subprocess.Process] = {}
+        self._is_stopping = False
+
+    async def run(self) -> int:
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signaled)
+        statuses = await asyncio.gather(*(self._keep(index) for index in range(len(self._commands))))
+        return max(statuses, key=lambda status: (status != 0, status))
+
+    def _signaled(self) -> None:
+        self._is_stopping = True
+        self._stop.set()
+        for child in self._children.values():
+            if child.returncode is None:
+                child.send_signal(signal.SIGTERM)
+
+    async def _keep(self, index: int) -> int:
+        """Run one child, again and again while it dies of something; an ordinary end ends it here too."""
+        pause = FIRST_RESTART_SECONDS
+        while True:
+            began = asyncio.get_running_loop().time()
+            status = await self._run_child(index)
+            if self._is_stopping or status in (0, 2):
+                return status
+            if asyncio.get_running_loop().time() - began > HEALTHY_AFTER_SECONDS:
+                pause = FIRST_RESTART_SECONDS
+            logger.error("worker process %d died (status %d), starting another in %.1f s", index + 1, status, pause)
+            try:
+                await asyncio.wait_for(self._stop.wait(), pause)
+            except TimeoutError:
+                pause = min(pause * 2, LAST_RESTART_SECONDS)
+            else:
+                return status
+
+    async def _run_child(self, index: int) -> int:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "actorjobs",
+            *self._commands[index],
+            stdin=asyncio.subprocess.PIPE,
+            env=os.environ | {CHILD_VARIABLE: "1"},
+            # A terminal's Ctrl-C goes to the whole group: the parent alone is to hear it and pass it on.
+            start_new_session=True,
+        )
+        self._children[index] = child
+        if self._is_stopping:
+            child.send_signal(signal.SIGTERM)
+        status = await child.wait()
+        return status if status >= 0 else 128 - status

@@ -1,0 +1,146 @@
+"""Making databases for tests, and getting into them past the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from actorjobs.clock import Clock
+from actorjobs.ports import Store
+from actorjobs.stores import SqlStore, open_store
+from actorjobs.stores.migrate import upgrade
+from actorjobs.stores.schema import runs
+from actorjobs.testing.store_suite import OpenStore, OpenTransaction
+
+
+def migrated_file(path: Path) -> Path:
+    """A SQLite file with the tables in it, all in one piece."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+    return path
+
+
+async def create_database(server: str, *, is_migrated: bool = True) -> str:
+    """A new database on that server; its address."""
+    name = f"actorjobs_test_{os.getpid()}_{os.urandom(3).hex()}"
+    await _maintain(server, f'CREATE DATABASE "{name}"')
+    url = make_url(server).set(database=name)
+    if is_migrated:
+        engine = admin_engine(url.render_as_string(hide_password=False))
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade)
+        await engine.dispose()
+    return url.render_as_string(hide_password=False)
+
+
+async def drop_database(server: str, url: str) -> None:
+    await _maintain(server, f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+
+
+async def _maintain(server: str, statement: str) -> None:
+    engine = admin_engine(server, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+    await engine.dispose()
+
+
+def admin_engine(url: str, **options: Any) -> AsyncEngine:
+    """An engine of the test's own on a PostgreSQL database."""
+    return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
+
+
+@asynccontextmanager
+async def opening(url: str) -> AsyncGenerator[OpenStore]:
+    """Opens stores on one database and closes them in the end."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(namespace: str, clock: Clock) -> Store:
+            store = await open_store(url, namespace=namespace, clock=clock)
+            stack.push_async_callback(store.close)
+            await store.open()
+            return store
+
+        yield opened
+
+
+def engine_of(store: Store) -> AsyncEngine:
+    assert isinstance(store, SqlStore)
+    return store.engine
+
+
+async def write_hold(store: Store, run_id: str, reason: str) -> None:
+    async with engine_of(store).begin() as connection:
+        await connection.execute(update(runs).where(runs.c.id == run_id).values(hold=reason))
+
+
+# --- transactions of an application ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AsyncTransaction:
+    tx: AsyncSession | AsyncConnection
+
+    async def commit(self) -> None:
+        await self.tx.commit()
+
+    async def rollback(self) -> None:
+        await self.tx.rollback()
+
+
+@dataclass(frozen=True)
+class SyncTransaction:
+    tx: Session | Connection
+
+    async def commit(self) -> None:
+        self.tx.commit()
+
+    async def rollback(self) -> None:
+        self.tx.rollback()
+
+
+Begin = Callable[[], AbstractAsyncContextManager[OpenTransaction]]
+
+
+def transactions_on(store: Store) -> Mapping[str, Begin]:
+    """What `tx=` takes on this store. A driver without asyncio is at hand for SQLite only."""
+    engine = engine_of(store)
+
+    @asynccontextmanager
+    async def async_session() -> AsyncGenerator[OpenTransaction]:
+        async with AsyncSession(engine) as session:
+            yield AsyncTransaction(session)
+
+    @asynccontextmanager
+    async def async_connection() -> AsyncGenerator[OpenTransaction]:
+        async with engine.connect() as connection:
+            yield AsyncTransaction(connection)
+
+    @asynccontextmanager
+    async def session() -> AsyncGenerator[OpenTransaction]:
+        sync_engine = create_engine(engine.url.set(drivername="sqlite"))
+        with Session(sync_engine) as session:
+            yield SyncTransaction(session)
+        sync_engine.dispose()
+
+    @asynccontextmanager
+    async def connection() -> AsyncGenerator[OpenTransaction]:
+        sync_engine = create_engine(engine.url.set(drivername="sqlite"))
+        with sync_engine.connect() as connection:
+            yield SyncTransaction(connection)
+        sync_engine.dispose()
+
+    kinds: dict[str, Begin] = {"async-session": async_session, "async-connection": async_connection}
+    if engine.url.get_backend_name() == "sqlite":
+        kinds |= {"session": session, "connection": connection}
+    return kinds

@@ -1,0 +1,46 @@
+"""The same for what is asked of a runtime explicitly."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from actorjobs.jobs import RunHandle
+from actorjobs.runtime import Runtime
+
+from .good import (
+    WELCOME,
+    BuildReport,
+    Inherited,
+    Numbers,
+    Receipt,
+    Session,
+    add_up,
+    export,
+    plain,
+    reference,
+    reference_to_none,
+    send_quietly,
+    send_welcome,
+    tick,
+)
+
+
+async def dispatching(runtime: Runtime) -> None:
+    assert_type(await runtime.dispatch(send_welcome, WELCOME, delay=1), RunHandle[Receipt])
+    assert_type(await runtime.dispatch(send_welcome.options(delay=1), WELCOME), RunHandle[Receipt])
+    assert_type(await runtime.dispatch(send_quietly, WELCOME, tx=Session()), RunHandle[None])
+    assert_type(await runtime.dispatch(add_up, Numbers([1])), RunHandle[int])
+    assert_type(await runtime.dispatch(BuildReport, WELCOME, idempotency_key="x"), RunHandle[Receipt])
+    assert_type(await runtime.dispatch(BuildReport.build(locale="de"), WELCOME), RunHandle[Receipt])
+    assert_type(await runtime.dispatch(Inherited.build(city="Ulm"), WELCOME), RunHandle[int])
+    assert_type(await runtime.dispatch(reference, WELCOME), RunHandle[Receipt])
+    assert_type(await runtime.dispatch(reference_to_none, WELCOME), RunHandle[None])
+    assert_type(await runtime.dispatch(export, 7, fmt="csv"), RunHandle[str])
+    assert_type(await runtime.dispatch(export.options(delay=5), 7), RunHandle[str])
+    assert_type(await runtime.dispatch(plain, 7), RunHandle[str])
+    assert_type(await runtime.dispatch(tick), RunHandle[None])
+    assert_type(await runtime.dispatch(send_welcome.envelope(WELCOME)), RunHandle[Any])
+    assert_type(await runtime.dispatch_many([send_welcome.envelope(WELCOME)], tx=Session()), list[RunHandle[Any]])
+
+
+runtime = Runtime(jobs=[send_welcome, export, BuildReport, "myapp.jobs"], queues={"emails": 20})
