@@ -109,6 +109,18 @@ class RunFailed(ActorJobsError):
         self.state = state
 
 
+class AttemptTimedOut(ActorJobsError, TimeoutError):
+    """The attempt took longer than its time-out allows."""
+
+
+class IgnoredCancellation(ActorJobsError):
+    """The handler was canceled and went on regardless."""
+
+
+class CanceledItself(ActorJobsError):
+    """The handler ended with a cancellation that nobody had asked for."""
+
+
 class FlowControl(Exception):
     """What a handler raises to steer its own run instead of failing it."""
 

@@ -85,23 +85,27 @@ def clip(text: str, limit: int, *, keep_end: bool = False) -> str:
 def _name_of(error: BaseException) -> str:
     kind = type(error)
     try:
-        module, name = str(kind.__module__), kind.__qualname__
+        name = str(kind.__qualname__)
     except Exception:  # a metaclass may do anything
         return "an exception without a name"
-    full = name if module in ("builtins", "__main__") else f"{module}.{name}"
-    return clip(full.replace("<locals>.", ""), _LONGEST_NAME)
+    # The traceback names the module; the bare name is what people search for.
+    return clip(name.rpartition("<locals>.")[2], _LONGEST_NAME)
 
 
 def _message_of(error: BaseException) -> str:
     try:
-        arguments = () if isinstance(error, BaseExceptionGroup) else error.args
-        huge = next((argument for argument in arguments if _is_huge(argument)), None)
+        huge = next(filter(_is_huge, _arguments_of(error)), None)
         if huge is not None:
             return f"(not shown: an argument is a {type(huge).__name__} of {len(huge):,} items)"
         text = str(error)
         return text if type(text) is str else str.__str__(text)
     except BaseException as failure:  # foreign code again; not even SystemExit may take the worker down from here
         return f"(no message: {_name_of(error)}.__str__ raised {type(failure).__name__})"
+
+
+def _arguments_of(error: BaseException) -> tuple[Any, ...]:
+    """What `__str__` may print; of a group it prints the number of its members only."""
+    return () if isinstance(error, BaseExceptionGroup) else error.args
 
 
 def _is_huge(argument: Any) -> bool:

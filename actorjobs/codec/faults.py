@@ -107,7 +107,7 @@ def _children(value: Any, foreign: bool) -> Iterable[tuple[Any, Any]] | None:
     if isinstance(value, str | bytes):
         return None
     if isinstance(value, RootModel):
-        return _children(cast("RootModel[Any]", value).root, foreign)
+        return _children(vars(value)["root"], foreign)
     if isinstance(value, BaseModel):
         kept = vars(value)
         fields = {name: kept[name] for name in type(value).model_fields if name in kept}

@@ -14,13 +14,13 @@ from actorjobs.codec import LIMITS, Shape
 from actorjobs.errors import InvalidOption, PayloadInvalid, ResultInvalid
 from actorjobs.jobs.defaults import JobDefaults
 from actorjobs.jobs.options import DEFAULT_PRIORITY, DEFAULT_QUEUE, check_job_name, check_options, check_retry
-from actorjobs.retry import Fixed, Retry, seconds, shown
+from actorjobs.retry import MOST_ATTEMPTS, Fixed, Retry, seconds, shown
 
 if TYPE_CHECKING:
     from actorjobs.jobs.context import JobContext
 
 DEFAULT_RETRY: Final = Retry()
-_MOST_RETRIES: Final = 9_999
+_MOST_RETRIES: Final = MOST_ATTEMPTS - 1
 
 
 class PayloadCodec(Protocol):

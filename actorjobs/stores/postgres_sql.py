@@ -14,8 +14,8 @@ from sqlalchemy import Connection, bindparam, text
 
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
-from actorjobs.ports import Demand, Settlement, Taken
-from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, claim_of, insert_values, run_at_micros
+from actorjobs.ports import Demand, Fence, Settlement, Taken
+from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, run_at_micros
 from actorjobs.stores.schema import WAITING_SQL, UtcDateTime
 
 # Under a virtual clock the time is a value; else the database's own, read once per statement. A bare call of the
@@ -45,13 +45,16 @@ WITH d AS MATERIALIZED (
 INSERT INTO actorjobs_runs ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at)
 SELECT {", ".join("d." + column for column in INSERT_COLUMNS)}, :ns,
   CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second'
-FROM d ORDER BY d.idempotency_key, d.id
+FROM d ORDER BY d.idempotency_key, d.tenant, d.job, d.id
 ON CONFLICT DO NOTHING RETURNING id
 """
 
 
-# One index seek per priority, highest first, and none after the limit is reached: a single ordered scan would wade through
-# everything that waits for later in a higher priority.
+_IS_PAUSED = "EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND name = :queue AND is_paused)"
+
+
+# One index seek per priority, highest first, and none after the limit is reached: a single ordered scan would wade
+# through everything that waits for later in a higher priority.
 def _take(losses: str) -> str:
     return f"""
 WITH due AS MATERIALIZED (
@@ -61,8 +64,7 @@ WITH due AS MATERIALIZED (
       AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
       AND cancel_requested_at IS NULL AND losses {losses} 2 AND job = ANY(:jobs)
     ORDER BY available_at LIMIT :limit FOR UPDATE SKIP LOCKED) one
-  LIMIT (CASE WHEN EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND name = :queue AND is_paused)
-    THEN 0 ELSE :limit END))
+  LIMIT (CASE WHEN {_IS_PAUSED} THEN 0 ELSE :limit END))
 UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
   attempted_at = NULL, progress = NULL
 FROM due WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
@@ -75,43 +77,45 @@ _TAKE, _TAKE_SUSPECTS = _take("<"), _take(">=")
 _NEXT = f"""
 SELECT CAST(extract(epoch FROM min(one.due) - {{now}}) AS float8),
   EXISTS (SELECT 1 FROM actorjobs_runs WHERE namespace = :ns AND queue = :queue AND losses >= 2 AND {WAITING_SQL}
-    AND available_at <= {{now}})
+    AND available_at <= {{now}} AND NOT {_IS_PAUSED})
 FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
   SELECT available_at AS due FROM actorjobs_runs
   WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL} AND available_at > {{now}}
   ORDER BY available_at LIMIT 1) one
+WHERE NOT {_IS_PAUSED}
 """
 
-# The fence is checked where the rows are locked. The arrays of ids tell the planner to go by the primary key; by its own
-# estimates it may walk a whole index for each row.
+# The fence is checked where the rows are locked, and from there on only what passed it is looked at. The arrays of ids
+# tell the planner to go by the primary key; by its own estimates it may walk a whole index for each row.
 _SETTLE = """
-WITH d AS MATERIALIZED (
+WITH t AS MATERIALIZED (SELECT {now} AS now),
+d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, attempt int, owner text, outcome text, state text,
     is_over bool, delay float8, failures int, losses int, reason text, result text, error text, actor text,
     started_after float8, span_id text)),
 locked AS MATERIALIZED (
-  SELECT r.id, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM actorjobs_runs r
+  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM actorjobs_runs r
   JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'
   WHERE r.id = ANY (ARRAY(SELECT id FROM d))
   ORDER BY r.id FOR UPDATE OF r),
 settled AS (
-  UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE d.state END,
-    failures = d.failures, losses = d.losses, result = d.result,
-    reason = CASE WHEN l.is_canceled THEN u.reason ELSE d.reason END,
-    attempted_at = u.claimed_at + d.started_after * interval '1 second',
-    available_at = CASE WHEN d.is_over OR l.is_canceled THEN u.available_at
-      ELSE {now} + d.delay * interval '1 second' END,
-    finished_at = CASE WHEN d.is_over OR l.is_canceled THEN {now} END,
-    seq = u.seq + CASE WHEN d.is_over OR l.is_canceled THEN 0 ELSE 1 END
-  FROM d JOIN locked l ON l.id = d.id
+  UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE l.state END,
+    failures = l.failures, losses = l.losses, result = l.result,
+    reason = CASE WHEN l.is_canceled THEN u.reason ELSE l.reason END,
+    attempted_at = u.claimed_at + l.started_after * interval '1 second',
+    available_at = CASE WHEN l.is_over OR l.is_canceled THEN u.available_at
+      ELSE t.now + l.delay * interval '1 second' END,
+    finished_at = CASE WHEN l.is_over OR l.is_canceled THEN t.now END,
+    seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END
+  FROM locked l, t
   WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
-  RETURNING u.id, u.attempt, u.state, u.claimed_by, u.attempted_at),
+  RETURNING u.id, u.state, u.attempted_at),
 ended AS (
   INSERT INTO actorjobs_attempts
     (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
-  SELECT s.id, s.attempt, d.outcome, s.state, s.attempted_at, {now}, s.claimed_by, d.actor, d.error, d.span_id
-  FROM settled s JOIN d ON d.id = s.id)
-SELECT id, attempt, state FROM settled
+  SELECT s.id, l.attempt, l.outcome, s.state, s.attempted_at, t.now, l.owner, l.actor, l.error, l.span_id
+  FROM settled s JOIN locked l ON l.id = s.id, t)
+SELECT s.id, l.attempt, l.owner, s.state FROM settled s JOIN locked l ON l.id = s.id
 """
 
 
@@ -133,15 +137,13 @@ class PostgresStatements:
     def _time(self, now: datetime) -> dict[str, Any]:
         return {"now": now} if self._is_virtual else {}
 
-    def insert(
-        self, connection: Connection, namespace: str, envelopes: Sequence[Envelope], now: datetime
-    ) -> list[bool]:
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New], now: datetime) -> list[bool]:
         """Insert what collides with nothing: which ones went in."""
-        rows = [dict(zip(_INSERT_FIELDS, _insert_row(envelope), strict=True)) for envelope in envelopes]
+        rows = [dict(zip(_INSERT_FIELDS, _insert_row(*one), strict=True)) for one in new]
         values = {"rows": orjson.dumps(rows).decode(), "ns": namespace} | self._time(now)
         inserted = {row[0] for row in connection.execute(self._insert, values)}
         answers: list[bool] = []
-        for envelope in envelopes:
+        for envelope, _ in new:
             answers.append(envelope.id in inserted)
             inserted.discard(envelope.id)  # of two envelopes with one id in one group the first is the one
         return answers
@@ -162,12 +164,13 @@ class PostgresStatements:
         """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
         rows = [_settle_row(settlement) for settlement in settlements]
         values = {"rows": orjson.dumps(rows).decode()} | self._time(now)
-        states = {(row[0], row[1]): RunState(row[2]) for row in connection.execute(self._settle, values)}
-        return [states.get((settlement.fence.run_id, settlement.fence.attempt)) for settlement in settlements]
+        settled = connection.execute(self._settle, values)
+        states = {Fence(run_id=row[0], attempt=row[1], owner=row[2]): RunState(row[3]) for row in settled}
+        return [states.get(settlement.fence) for settlement in settlements]
 
 
-def _insert_row(envelope: Envelope) -> tuple[Any, ...]:
-    return (*insert_values(envelope), envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in)
+def _insert_row(envelope: Envelope, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*values, envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in)
 
 
 def _settle_row(settlement: Settlement) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from actorjobs.codec import decode, encode
-from actorjobs.errors import InvalidOption
+from actorjobs.errors import ActorJobsError, InvalidOption
 from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
 from actorjobs.ports import Claim
@@ -19,6 +19,8 @@ from actorjobs.stores import schema
 from actorjobs.stores.schema import to_micros
 
 Row = Mapping[Any, Any]
+New = tuple[Envelope, tuple[Any, ...]]
+"""An envelope with its values in the order of `INSERT_COLUMNS`."""
 """A row by the names of its columns."""
 
 INSERT_COLUMNS = (
@@ -119,6 +121,15 @@ def check_envelope(envelope: Envelope) -> None:
     for seconds in (envelope.delay, envelope.timeout, envelope.expires_in, envelope.retention):
         if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
             raise InvalidOption("delay, timeout, expires_in and retention are seconds, from 0 to a hundred years")
+
+
+def row_or_refusal(envelope: Envelope) -> tuple[Any, ...] | ActorJobsError:
+    """The envelope's values in the order of `INSERT_COLUMNS`, or why they cannot be kept."""
+    try:
+        check_envelope(envelope)
+        return insert_values(envelope)
+    except ActorJobsError as refusal:
+        return refusal
 
 
 def insert_values(envelope: Envelope) -> tuple[Any, ...]:

@@ -9,16 +9,18 @@ import builtins
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import orjson
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Select,
     and_,
     delete,
     exists,
+    false,
     func,
     insert,
     or_,
@@ -32,9 +34,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from actorjobs.clock import Clock
-from actorjobs.codec import decode
-from actorjobs.errors import IdempotencyConflict, InvalidOption, RunNotFound, RunStateConflict, StoreUnavailable
-from actorjobs.lifecycle import TERMINAL, WAITING, advance
+from actorjobs.codec import LIMITS, clip, encode
+from actorjobs.errors import (
+    ActorJobsError,
+    IdempotencyConflict,
+    InvalidOption,
+    RunNotFound,
+    RunStateConflict,
+    StoreUnavailable,
+)
+from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState, Transition
 from actorjobs.ports import (
     Accepted,
@@ -59,18 +68,28 @@ from actorjobs.stores.migrate import check_schema, current_version
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import (
     CLAIM_COLUMNS,
+    EXPIRED_REASON,
+    New,
     Row,
     attempt_of,
     check_cursor,
     claim_of,
     current_attempt,
+    envelope_of,
     fingerprint,
     history_of,
+    is_past_keeping,
+    is_run_id,
+    is_storable,
+    row_or_refusal,
     run_of,
 )
 from actorjobs.stores.schema import attempts, events, queues, runs, to_micros, workers
 
 T = TypeVar("T")
+
+_End: TypeAlias = tuple[str, int, str, str]
+"""What an attempt's end is known by: run, number, worker, outcome."""
 
 KEY_WAIT_SECONDS = 5
 """How long a keyed dispatch waits for somebody else's open transaction that holds its key."""
@@ -81,7 +100,7 @@ DEAD_WORKERS_KEPT = timedelta(days=1)
 class _Hot(Protocol):
     """The statements that every run pays for."""
 
-    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]: ...
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> builtins.list[bool]: ...
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken: ...
 
@@ -95,8 +114,8 @@ class _SqliteHot:
     def _now(self) -> int:
         return to_micros(self._clock.now())
 
-    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]:
-        return sqlite_sql.insert(connection, namespace, envelopes, self._now())
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> builtins.list[bool]:
+        return sqlite_sql.insert(connection, namespace, new, self._now())
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
         jobs = orjson.dumps(demand.jobs).decode()
@@ -111,10 +130,10 @@ class _PostgresHot:
         self._clock = clock
         self._statements = PostgresStatements(is_virtual=clock.is_virtual)
 
-    def insert(self, connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> builtins.list[bool]:
-        if any(envelope.idempotency_key is not None for envelope in envelopes):
-            connection.execute(text(f"SET LOCAL lock_timeout = '{KEY_WAIT_SECONDS}s'"))
-        return self._statements.insert(connection, namespace, envelopes, self._clock.now())
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> builtins.list[bool]:
+        if any(envelope.idempotency_key is not None for envelope, _ in new):
+            _set_lock_timeout(connection, f"{KEY_WAIT_SECONDS}s")
+        return self._statements.insert(connection, namespace, new, self._clock.now())
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
         return self._statements.take(connection, namespace, demand, owner, self._clock.now())
@@ -178,15 +197,30 @@ class SqlStore:
     async def insert_all(
         self, envelopes: Sequence[Envelope], tx: CallerTransaction | None = None
     ) -> Sequence[Accepted]:
-        def work(connection: Connection) -> builtins.list[Accepted]:
-            return self._insert_all(connection, envelopes)
+        if tx is None:
+            return await self._database.write(lambda connection: self._insert_all(connection, envelopes))
+        return await self._in_caller(tx, lambda connection: self._insert_all_in(connection, envelopes))
 
-        return await (self._database.write(work) if tx is None else self._in_caller(tx, work))
+    def _insert_all_in(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted]:
+        """The same as a part of the caller's transaction, whose own waiting for locks is not ours to limit."""
+        if self._is_sqlite:
+            return self._insert_all(connection, envelopes)
+        before = str(connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())
+        try:
+            accepted = self._insert_all(connection, envelopes)
+        except ActorJobsError:
+            _set_lock_timeout(connection, before)
+            raise
+        _set_lock_timeout(connection, before)
+        return accepted
 
     def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted]:
         answers = self._insert(connection, envelopes)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):
+                # A transaction of the caller's may go on: none of the others is to stay in it.
+                new = [other.run_id for other in answers if isinstance(other, Accepted) and not other.existing]
+                self._delete(connection, new)
                 if len(answers) > 1:
                     answer.args = (f"envelope {index}: {answer}",)
                 raise answer
@@ -202,7 +236,7 @@ class SqlStore:
             case _:
                 raise InvalidOption("outside the event loop tx= takes a SQLAlchemy Session or Connection")
         self._check_backend(connection)
-        return self._insert_all(connection, envelopes)
+        return self._insert_all_in(connection, envelopes)
 
     async def _in_caller(self, tx: CallerTransaction, work: Callable[[Connection], T]) -> T:
         connection = await _caller_connection(tx)
@@ -217,11 +251,16 @@ class SqlStore:
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
     def _insert(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted | Exception]:
-        went_in = self._hot.insert(connection, self._namespace, envelopes)
+        rows = [row_or_refusal(envelope) for envelope in envelopes]
+        new = [(one, row) for one, row in zip(envelopes, rows, strict=True) if not isinstance(row, Exception)]
+        went_in = iter(self._hot.insert(connection, self._namespace, new) if new else ())
         return [
-            Accepted(run_id=envelope.id, existing=False) if is_new else self._winner(connection, envelope)
-            for envelope, is_new in zip(envelopes, went_in, strict=True)
+            row if isinstance(row, Exception) else self._answer(connection, envelope, is_new=next(went_in))
+            for envelope, row in zip(envelopes, rows, strict=True)
         ]
+
+    def _answer(self, connection: Connection, envelope: Envelope, *, is_new: bool) -> Accepted | Exception:
+        return Accepted(run_id=envelope.id, existing=False) if is_new else self._winner(connection, envelope)
 
     def _winner(self, connection: Connection, envelope: Envelope) -> Accepted | Exception:
         """The run that stands in the way of `envelope`: itself dispatched before, or the holder of its key."""
@@ -256,24 +295,26 @@ class SqlStore:
         )
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
+        # Of two ends of one attempt in a group the first one counts.
+        first = {settlement.fence: settlement for settlement in reversed(settlements)}
+
         def work(connection: Connection) -> builtins.list[RunState | None]:
-            states = self._hot.settle(connection, settlements)
-            refused = [s for s, state in zip(settlements, states, strict=True) if state is None]
+            states = dict(zip(first, self._hot.settle(connection, builtins.list(first.values())), strict=True))
+            answers = [states[s.fence] if s is first[s.fence] else None for s in settlements]
+            refused = [s for s, state in zip(settlements, answers, strict=True) if state is None]
             if not refused:
-                return states
-            mine = self._recorded(connection, refused)
-            return [mine.get(s.fence) if state is None else state for s, state in zip(settlements, states, strict=True)]
+                return answers
+            recorded = self._recorded(connection, refused)
+            return [recorded.get(_end_of(s), state) for s, state in zip(settlements, answers, strict=True)]
 
         return await self._database.write(work)
 
-    def _recorded(self, connection: Connection, refused: Sequence[Settlement]) -> dict[Fence, RunState]:
+    def _recorded(self, connection: Connection, refused: Sequence[Settlement]) -> dict[_End, RunState]:
         """Of settlements that the fence refuses, those that an earlier commit of unknown end had recorded already."""
         found = connection.execute(
             select(attempts).where(attempts.c.run_id.in_([settlement.fence.run_id for settlement in refused]))
         )
-        rows = {(row.run_id, row.number, row.worker, row.outcome): RunState(row.led_to) for row in found}
-        keys = {s.fence: (s.fence.run_id, s.fence.attempt, s.fence.owner, s.outcome.value) for s in refused}
-        return {fence: rows[key] for fence, key in keys.items() if key in rows}
+        return {(row.run_id, row.number, row.worker, row.outcome): RunState(row.led_to) for row in found}
 
     async def save_progress(self, fence: Fence, progress: str) -> bool:
         return await self._fenced(fence, {"progress": progress})
@@ -327,7 +368,8 @@ class SqlStore:
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def workers(self) -> Sequence[WorkerInfo]:
-        query = select(workers).where(workers.c.namespace == self._namespace).order_by(workers.c.started_at)
+        mine = workers.c.namespace == self._namespace
+        query = select(workers).where(mine).order_by(workers.c.started_at, workers.c.id)
         return await self._database.read(
             lambda connection: [_worker_of(row) for row in connection.execute(query).mappings()]
         )
@@ -372,7 +414,7 @@ class SqlStore:
                 runs.c.state == RunState.RUNNING.value,
                 or_(workers.c.id.is_(None), workers.c.died_at.is_not(None)),
             )
-            .order_by(runs.c.claimed_at)
+            .order_by(runs.c.claimed_at, runs.c.id)
             .limit(limit)
         )
         return await self._database.read(
@@ -442,7 +484,7 @@ class SqlStore:
         await self.declare_queues([name])
         values: dict[str, Any] = {}
         if is_paused is not None:
-            values |= {"is_paused": is_paused, "reason": reason if is_paused else None}
+            values |= {"is_paused": is_paused, "reason": _clean(reason) if is_paused else None}
         if concurrency is not None:
             values["concurrency"] = concurrency
         mine = and_(queues.c.namespace == self._namespace, queues.c.name == name)
@@ -460,16 +502,18 @@ class SqlStore:
         def work(connection: Connection) -> builtins.list[str]:
             now = self._now(connection)
             overdue = (
-                select(runs.c.id)
+                select(runs.c.id, runs.c.attempt)
                 .where(runs.c.namespace == self._namespace, text(schema.WAITING_SQL), runs.c.expires_at <= now)
                 .order_by(runs.c.id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
-            ids = [row.id for row in connection.execute(overdue)]
+            rows = connection.execute(overdue).mappings().all()
+            ids = [row["id"] for row in rows]
             if ids:
-                ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": "expired before it could start"}
+                ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": EXPIRED_REASON}
                 connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended))
+                self._note(connection, rows, "expired", RunState.EXPIRED, now)
             return ids
 
         return await self._database.write(work)
@@ -483,11 +527,17 @@ class SqlStore:
                 .order_by(runs.c.id)
                 .limit(limit)
             )
-            seen = connection.execute(page).all()
-            old = [row.id for row in seen if _is_old(row, keep, now)]
+            seen = connection.execute(page).mappings().all()
+            old = [row["id"] for row in seen if is_past_keeping(row, keep, now)]
+            deleted = 0
             for start in range(0, len(old), 500):
-                self._delete(connection, old[start : start + 500])
-            return len(old), seen[-1].id if len(seen) == limit else None
+                # Looked at again under a lock: somebody may just be reopening one of them.
+                ids = runs.c.id.in_(old[start : start + 500])
+                again = page.with_only_columns(*page.selected_columns).where(ids).with_for_update(skip_locked=True)
+                sure = [row["id"] for row in connection.execute(again).mappings() if is_past_keeping(row, keep, now)]
+                self._delete(connection, sure)
+                deleted += len(sure)
+            return deleted, seen[-1]["id"] if len(seen) == limit else None
 
         deleted, self._purged_up_to = await self._database.write(work)
         return Purged(deleted=deleted, has_more=self._purged_up_to is not None)
@@ -509,7 +559,9 @@ class SqlStore:
 
     def _row(self, connection: Connection, run_id: str, *, lock: bool = False) -> Row:
         query = select(runs).where(runs.c.namespace == self._namespace, runs.c.id == str(run_id))
-        row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+        row = None
+        if is_run_id(str(run_id)):
+            row = connection.execute(query.with_for_update() if lock else query).mappings().first()
         if row is None:
             raise RunNotFound(f"there is no run {str(run_id)[:64]!r} in namespace {self._namespace!r}")
         return row
@@ -522,39 +574,20 @@ class SqlStore:
         return ended
 
     async def envelope(self, run_id: str) -> Envelope:
-        def work(connection: Connection) -> Envelope:
-            row = self._row(connection, run_id)
-            run = run_of(row)
-            return Envelope(
-                job=run.job,
-                version=run.version,
-                queue=run.queue,
-                payload=run.payload,
-                constructor_args=dict(run.constructor_args),
-                tenant=run.tenant,
-                max_attempts=run.max_attempts,
-                retry=None if row["retry"] is None else decode(row["retry"]),
-                timeout=run.timeout,
-                retention=row["retention"],
-                priority=run.priority,
-                tags=run.tags,
-                meta=dict(run.meta),
-                script=run.script,
-                traceparent=run.traceparent,
-                tracestate=row["tracestate"],
-                baggage=row["baggage"],
-                replay_of=run.id,
-            )
-
-        return await self._database.read(work)
+        return await self._database.read(lambda connection: envelope_of(self._row(connection, run_id)))
 
     async def states(self, run_ids: Sequence[str]) -> Mapping[str, RunState]:
-        query = select(runs.c.id, runs.c.state).where(
-            runs.c.namespace == self._namespace, runs.c.id.in_(builtins.list(run_ids))
-        )
-        return await self._database.read(
-            lambda connection: {row.id: RunState(row.state) for row in connection.execute(query)}
-        )
+        ids = [run_id for run_id in run_ids if is_run_id(run_id)]
+        mine = select(runs.c.id, runs.c.state).where(runs.c.namespace == self._namespace)
+
+        def work(connection: Connection) -> dict[str, RunState]:
+            found: dict[str, RunState] = {}
+            for start in range(0, len(ids), 5000):
+                some = mine.where(runs.c.id.in_(ids[start : start + 5000]))
+                found |= {row.id: RunState(row.state) for row in connection.execute(some)}
+            return found
+
+        return await self._database.read(work)
 
     async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> RunPage:
         query = select(runs).where(self._matches(where)).order_by(runs.c.id.desc()).limit(limit + 1)
@@ -580,6 +613,9 @@ class SqlStore:
         return await self._database.read(work)
 
     def _matches(self, where: RunFilter) -> ColumnElement[bool]:
+        words = (where.job, where.queue, where.tenant, where.tag, where.search)
+        if not all(is_storable(word) for word in words if word is not None):
+            return false()
         conditions: builtins.list[ColumnElement[bool]] = [runs.c.namespace == self._namespace]
         if where.state is not None:
             conditions.append(runs.c.state.in_([state.value for state in where.state]))
@@ -587,15 +623,20 @@ class SqlStore:
             if value is not None:
                 conditions.append(runs.c[column] == value)
         if where.tag is not None:
-            conditions.append(runs.c.tags.contains(orjson.dumps(where.tag).decode(), autoescape=True))
+            conditions.append(self._contains(runs.c.tags, orjson.dumps(where.tag).decode()))
         if where.since is not None:
             conditions.append(runs.c.inserted_at >= where.since.astimezone(UTC))
         if where.until is not None:
             conditions.append(runs.c.inserted_at < where.until.astimezone(UTC))
         if where.search:
             columns = (runs.c.id, runs.c.job, runs.c.payload, runs.c.idempotency_key)
-            conditions.append(or_(*(column.contains(where.search, autoescape=True) for column in columns)))
+            conditions.append(or_(*(self._contains(column, where.search) for column in columns)))
         return and_(true(), *conditions)
+
+    def _contains(self, column: Column[Any], words: str) -> ColumnElement[bool]:
+        """Whether these very characters are in the text. (LIKE minds upper and lower case on one database only.)"""
+        position = func.instr if self._is_sqlite else func.strpos
+        return position(column, words) > 0
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         def work(connection: Connection) -> builtins.list[Attempt]:
@@ -623,14 +664,14 @@ class SqlStore:
         def work(connection: Connection) -> Run:
             row = self._row(connection, run_id, lock=True)
             state = RunState(row["state"])
-            now = self._now(connection)
+            now, words = self._now(connection), _clean(reason)
             if state in WAITING:
                 ended = advance(state, Transition.CANCEL)
-                self._change(connection, row, state=ended.value, finished_at=now, reason=reason)
-                self._note(connection, row, "canceled", ended, now, reason, by)
+                self._change(connection, row, state=ended.value, finished_at=now, reason=words)
+                self._note(connection, [row], "canceled", ended, now, reason, by)
             elif state is RunState.RUNNING and row["cancel_requested_at"] is None:
-                self._change(connection, row, cancel_requested_at=now, reason=reason)
-                self._note(connection, row, "cancel_requested", state, now, reason, by)
+                self._change(connection, row, cancel_requested_at=now, reason=words)
+                self._note(connection, [row], "cancel_requested", state, now, reason, by)
             return self._get(connection, run_id)
 
         return await self._database.write(work)
@@ -654,7 +695,7 @@ class SqlStore:
                 max_attempts=row["failures"] + 1,
                 seq=row["seq"] + 1,
             )
-            self._note(connection, row, "reopened", state, now, reason, by)
+            self._note(connection, [row], "reopened", state, now, reason, by)
             return self._get(connection, run_id)
 
         return await self._database.write(work)
@@ -666,7 +707,7 @@ class SqlStore:
             now = self._now(connection)
             due = max(run_at.astimezone(UTC), now)
             self._change(connection, row, state=state.value, available_at=due, seq=row["seq"] + 1)
-            self._note(connection, row, "rescheduled", state, now, f"due {due.isoformat()}", by)
+            self._note(connection, [row], "rescheduled", state, now, f"due {due.isoformat()}", by)
             return self._get(connection, run_id)
 
         return await self._database.write(work)
@@ -686,24 +727,17 @@ class SqlStore:
     def _note(
         self,
         connection: Connection,
-        row: Row,
+        noted: Sequence[Row],
         event: str,
         state: RunState,
         now: datetime,
-        reason: str | None,
-        by: str | None,
+        reason: str | None = None,
+        by: str | None = None,
     ) -> None:
-        detail = {key: value for key, value in (("reason", reason), ("by", by)) if value is not None}
-        connection.execute(
-            insert(events).values(
-                run_id=row["id"],
-                at=now,
-                event=event,
-                state=state.value,
-                attempt=row["attempt"],
-                detail=orjson.dumps(detail).decode() if detail else None,
-            )
-        )
+        """Keep what neither the runs nor their attempts will tell."""
+        detail = {key: _clean(value) for key, value in (("reason", reason), ("by", by)) if value is not None}
+        step = {"at": now, "event": event, "state": state.value, "detail": encode(detail) if detail else None}
+        connection.execute(insert(events), [step | {"run_id": row["id"], "attempt": row["attempt"]} for row in noted])
 
     def _now(self, connection: Connection) -> datetime:
         if self._is_sqlite or self._clock.is_virtual:
@@ -728,6 +762,20 @@ async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnect
             return tx
         case _:
             raise InvalidOption("tx= takes a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection")
+
+
+def _set_lock_timeout(connection: Connection, timeout: str) -> None:
+    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
+
+
+def _clean(words: str | None) -> str | None:
+    """An operator's words, short and as every database takes them."""
+    return None if words is None else clip(words, LIMITS.error_message)
+
+
+def _end_of(settlement: Settlement) -> _End:
+    fence = settlement.fence
+    return (fence.run_id, fence.attempt, fence.owner, settlement.outcome.value)
 
 
 def _holds(fence: Fence) -> tuple[ColumnElement[bool], ...]:
@@ -762,14 +810,6 @@ def _queue_of(row: Row, waiting: int = 0, running: int = 0) -> QueueInfo:
         waiting=waiting,
         running=running,
     )
-
-
-def _is_old(row: Any, keep: Mapping[RunState, float | None], now: datetime) -> bool:
-    state = RunState(row.state)
-    if state not in TERMINAL or row.finished_at is None:
-        return False
-    kept = row.retention if row.retention is not None else keep.get(state)
-    return kept is not None and (now - row.finished_at).total_seconds() > kept
 
 
 __all__ = ["Outcome", "SqlStore", "open_store"]

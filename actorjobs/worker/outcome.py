@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from actorjobs.errors import Cancel, Fail, FlowControl, PayloadInvalid, ResultInvalid, RetryLater, Snooze, UnknownJob
+from actorjobs.errors import (
+    AttemptTimedOut,
+    Cancel,
+    CanceledItself,
+    Fail,
+    FlowControl,
+    IgnoredCancellation,
+    PayloadInvalid,
+    ResultInvalid,
+    RetryLater,
+    Snooze,
+    UnknownJob,
+)
 from actorjobs.lifecycle import Ending
 from actorjobs.model import CancelReason, Outcome
 from actorjobs.retry import Retry, sole_error
-
-
-class AttemptTimedOut(TimeoutError):
-    """The attempt took longer than its time-out allows."""
-
-
-class IgnoredCancellation(RuntimeError):
-    """The handler was canceled and went on regardless."""
-
-
-class CanceledItself(RuntimeError):
-    """The handler ended with a cancellation that nobody had asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

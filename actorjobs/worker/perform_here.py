@@ -13,11 +13,11 @@ import orjson
 from anyio import CapacityLimiter
 
 from actorjobs import codec
+from actorjobs.errors import AttemptTimedOut
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.model import CancelReason, Envelope, new_traceparent
 from actorjobs.ports import Dispatcher
 from actorjobs.worker.handling import handle
-from actorjobs.worker.outcome import AttemptTimedOut
 
 
 class LocalLink:

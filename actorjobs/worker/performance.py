@@ -46,14 +46,14 @@ class Performance:
             if self._grace is not None:
                 self._grace.cancel()
 
-    def cancel(self, reason: CancelReason, grace: float = CANCEL_GRACE_SECONDS) -> None:
+    def cancel(self, reason: CancelReason) -> None:
         """Ask the handler to end; the first reason stands. One that runs in a thread can only be told."""
         if self.ctx.cancel_reason is not None or self._end.done() or self._task is None:
             return
         self.ctx.cancel_reason = reason
         if self._is_cancelable:
             self._task.cancel()
-        self._grace = self._clock.call_later(grace, self.abandon)
+        self._grace = self._clock.call_later(CANCEL_GRACE_SECONDS, self.abandon)
 
     def abandon(self) -> None:
         """Give the handler up. It may go on, but its run and its slot are no longer its own."""

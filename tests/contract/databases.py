@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Connection, create_engine, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -18,7 +19,7 @@ from actorjobs.clock import Clock
 from actorjobs.ports import Store
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.stores.migrate import upgrade
-from actorjobs.stores.schema import runs
+from actorjobs.stores.schema import metadata, runs
 from actorjobs.testing.store_suite import OpenStore, OpenTransaction
 
 
@@ -35,6 +36,7 @@ async def create_database(server: str, *, is_migrated: bool = True) -> str:
     """A new database on that server; its address."""
     name = f"actorjobs_test_{os.getpid()}_{os.urandom(3).hex()}"
     await _maintain(server, f'CREATE DATABASE "{name}"')
+    await _maintain(server, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     url = make_url(server).set(database=name)
     if is_migrated:
         engine = admin_engine(url.render_as_string(hide_password=False))
@@ -42,6 +44,13 @@ async def create_database(server: str, *, is_migrated: bool = True) -> str:
             await connection.run_sync(upgrade)
         await engine.dispose()
     return url.render_as_string(hide_password=False)
+
+
+async def emptied(url: str) -> None:
+    """Delete every row."""
+    connection = await asyncpg.connect(make_url(url).set(query={}).render_as_string(hide_password=False))
+    await connection.execute(";".join(f"DELETE FROM {table.name}" for table in metadata.tables.values()))
+    await connection.close()
 
 
 async def drop_database(server: str, url: str) -> None:

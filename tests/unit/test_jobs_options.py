@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actorjobs.errors import InvalidOption
-from actorjobs.jobs import Queue, check_concurrency, check_job_name, check_options, check_queue_name
+from actorjobs.jobs import EnvelopeOptions, Queue, check_concurrency, check_job_name, check_options, check_queue_name
 from actorjobs.retry import Retry
 
 SECRET = "s3cr3t-hunter2"
@@ -63,21 +63,8 @@ def test_a_good_option_is_normalised(name: str, value: Any, checked: Any) -> Non
 
 
 def test_every_option_may_say_nothing() -> None:
-    names = [
-        "delay",
-        "run_at",
-        "queue",
-        "priority",
-        "idempotency_key",
-        "tenant",
-        "retry",
-        "timeout",
-        "expires_in",
-        "retention",
-        "tags",
-        "meta",
-        "tx",
-    ]
+    names = [*EnvelopeOptions.__annotations__, "tx"]
+    assert len(names) == 13
     assert check_options(dict.fromkeys(names)) == {}
 
 

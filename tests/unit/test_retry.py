@@ -97,9 +97,15 @@ def test_an_exception_may_lengthen_the_delay(asked: Any, expected: float) -> Non
 @pytest.mark.parametrize("asked", [None, "120", -5, math.nan, math.inf, -math.inf, True, b"", object(), 10**400 * -1])
 def test_garbage_in_retry_after_is_ignored(asked: Any) -> None:
     assert Retry(backoff=Fixed(10)).delay(1, Busy(asked), least) == 10
+    assert Retry(backoff=Fixed(0)).delay(1, Busy(asked), least) == 0
+
+
+def test_a_short_retry_after_counts_too() -> None:
+    assert Retry(backoff=Fixed(0)).delay(1, Busy(0.5), least) == 0.5
 
 
 def test_a_retry_after_that_raises_is_ignored() -> None:
+    assert Retry(backoff=Fixed(0)).delay(1, Treacherous(), least) == 0
     assert Retry(backoff=Fixed(10)).delay(1, Treacherous(), least) == 10
 
 

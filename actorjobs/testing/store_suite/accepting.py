@@ -109,14 +109,14 @@ class Accepting(StoreSetting):
             assert isinstance(answer, Accepted)
             assert (await store.get(answer.run_id)).idempotency_key == key
 
-    @pytest.mark.parametrize("state", list(RunState))
-    async def test_a_key_is_taken_as_long_as_its_run_exists(self, store: Store, state: RunState) -> None:
-        run = await brought_to(store, state, idempotency_key="k")
-        again = envelope(idempotency_key="k")
-        assert await store.insert([again]) == [Accepted(run_id=run.id, existing=True)]
-        if state is not RunState.RUNNING:
-            await store.delete(run.id)
-            assert await store.insert([again]) == [Accepted(run_id=again.id, existing=False)]
+    async def test_a_key_is_taken_as_long_as_its_run_exists(self, store: Store) -> None:
+        for state in RunState:
+            run = await brought_to(store, state, idempotency_key=state)
+            again = envelope(idempotency_key=state)
+            assert await store.insert([again]) == [Accepted(run_id=run.id, existing=True)]
+            if state is not RunState.RUNNING:
+                await store.delete(run.id)
+                assert await store.insert([again]) == [Accepted(run_id=again.id, existing=False)]
 
     async def test_of_many_at_once_one_gets_the_key(self, store: Store, twin: Store) -> None:
         envelopes = [envelope(idempotency_key=f"k{n % 5}", payload=n % 5) for n in range(40)]
@@ -137,12 +137,13 @@ class Accepting(StoreSetting):
         assert abs(run.inserted_at - clock.now()) < timedelta(0 if clock.is_virtual else 1, 1)
         assert run.inserted_at.utcoffset() == timedelta(0)
 
-    @pytest.mark.parametrize("delay", [0.001, 2.3, 4.35, 60, 86400 * 365])
-    async def test_a_delay_counts_from_acceptance_to_the_microsecond(self, store: Store, delay: float) -> None:
-        [new] = await accepted(store, envelope(delay=delay))
-        run = await store.get(new)
-        assert run.state is RunState.SCHEDULED
-        assert run.available_at == run.inserted_at + timedelta(microseconds=round(delay * 1_000_000))
+    async def test_a_delay_counts_from_acceptance_to_the_microsecond(self, store: Store) -> None:
+        delays = (0.001, 2.3, 4.35, 60, 86400 * 365)
+        new = await accepted(store, *(envelope(delay=delay) for delay in delays))
+        for id, delay in zip(new, delays, strict=True):
+            run = await store.get(id)
+            assert run.state is RunState.SCHEDULED
+            assert run.available_at == run.inserted_at + timedelta(microseconds=round(delay * 1_000_000))
 
     async def test_run_at_is_exact_in_any_time_zone(self, store: Store) -> None:
         at = datetime(2099, 12, 31, 23, 59, 59, 123457, tzinfo=UTC)
@@ -151,11 +152,11 @@ class Accepting(StoreSetting):
             run = await store.get(new)
             assert (run.state, run.available_at) == (RunState.SCHEDULED, at)
 
-    @pytest.mark.parametrize("at", [datetime(1969, 7, 20, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC)])
-    async def test_a_run_at_that_has_passed_means_now(self, store: Store, at: datetime) -> None:
-        [new] = await accepted(store, envelope(run_at=at))
-        run = await store.get(new)
-        assert (run.state, run.available_at) == (RunState.QUEUED, run.inserted_at)
+    async def test_a_run_at_that_has_passed_means_now(self, store: Store) -> None:
+        passed = (datetime(1969, 7, 20, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC), datetime(2001, 1, 1, tzinfo=UTC))
+        for id in await accepted(store, *(envelope(run_at=at) for at in passed)):
+            run = await store.get(id)
+            assert (run.state, run.available_at) == (RunState.QUEUED, run.inserted_at)
 
     async def test_expiry_counts_from_acceptance(self, store: Store, travel: Travel) -> None:
         await travel(5)
@@ -248,28 +249,17 @@ class Accepting(StoreSetting):
         [claim] = await take(store, queue=texts["queue"], jobs=(texts["job"],))
         assert (claim.job, claim.queue, claim.tenant) == (run.job, run.queue, run.tenant)
 
-    @pytest.mark.parametrize(
-        "payload",
-        [
-            None,
-            "",
-            0,
-            False,
-            [],
-            {},
-            {"": None},
+    async def test_payloads_come_back_as_they_were(self, store: Store) -> None:
+        payloads = (
+            *(None, "", 0, False, [], {}, {"": None}, {"z": 1, "a": 2, "ä": 3}, "\u2028\u2029\ufeff\uffff"),
             [2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1],
             [0.1, 1e308, -5e-324, 1.0, -0.0],
-            {"z": 1, "a": 2, "ä": 3},
-            "\u2028\u2029\ufeff\uffff",
-        ],
-        ids=repr,
-    )
-    async def test_a_payload_comes_back_as_it_was(self, store: Store, payload: Any) -> None:
-        [new] = await accepted(store, envelope(payload=payload, meta={"kept": payload}))
-        run = await store.get(new)
-        assert repr(run.payload) == repr(payload)
-        assert repr(run.meta["kept"]) == repr(payload)
+        )
+        new = await accepted(store, *(envelope(payload=payload, meta={"kept": payload}) for payload in payloads))
+        for id, payload in zip(new, payloads, strict=True):
+            run = await store.get(id)
+            assert repr(run.payload) == repr(payload)
+            assert repr(run.meta["kept"]) == repr(payload)
 
     async def test_a_big_payload_is_kept(self, store: Store) -> None:
         payload = {"noise": os.urandom(100_000).hex(), "ducks": "🦆" * 10_000}
@@ -284,41 +274,29 @@ class Accepting(StoreSetting):
 
     # what cannot be kept
 
-    @pytest.mark.parametrize(
-        ("fields", "error"),
-        [
-            ({"tenant": "a\x00b"}, InvalidOption),
-            ({"idempotency_key": "\x00"}, InvalidOption),
-            ({"idempotency_key": "k" * 256}, InvalidOption),
-            ({"tenant": "t" * 129}, InvalidOption),
-            ({"priority": 10}, InvalidOption),
-            ({"priority": -1}, InvalidOption),
-            ({"max_attempts": 2**31}, InvalidOption),
-            ({"delay": float("inf")}, InvalidOption),
-            ({"expires_in": float("nan")}, InvalidOption),
-            ({"id": "'; DROP TABLE actorjobs_runs; --"}, InvalidOption),
-            ({"id": ""}, InvalidOption),
-            ({"payload": float("nan")}, PayloadInvalid),
-            ({"payload": 2**64}, PayloadInvalid),
-            ({"payload": "\x00"}, PayloadInvalid),
-            ({"payload": "\ud800"}, PayloadInvalid),
-            ({"payload": object()}, PayloadInvalid),
-            ({"payload": {1: 2}}, PayloadInvalid),
-            ({"tags": ("\x00",)}, PayloadInvalid),
-        ],
-        ids=repr,
-    )
-    async def test_what_cannot_be_kept_is_refused_alone(
-        self, store: Store, fields: dict[str, Any], error: type[Exception]
-    ) -> None:
-        before, after = envelope(), envelope()
-        first, refusal, last = await store.insert([before, envelope(**fields), after])
-        assert isinstance(refusal, error), refusal
-        assert first == Accepted(run_id=before.id, existing=False)
-        assert last == Accepted(run_id=after.id, existing=False)
-        with pytest.raises(error):
-            await store.insert_all([envelope(), envelope(**fields)])
-        assert len(await store.list(EVERYTHING, limit=10, cursor=None)) == 2
+    async def test_what_cannot_be_kept_is_refused_alone(self, store: Store) -> None:
+        refused: list[tuple[type[Exception], dict[str, Any]]] = [
+            *((InvalidOption, {"tenant": tenant}) for tenant in ("a\x00b", "\ud800", "t" * 129)),
+            *((InvalidOption, {"idempotency_key": key}) for key in ("\x00", "\ud800", "k" * 256)),
+            *((InvalidOption, {"id": id}) for id in ("", "garbage", "'; DROP TABLE actorjobs_runs; --", "x" * 36)),
+            *((InvalidOption, {"priority": priority}) for priority in (-1, 10, 2**31)),
+            *((InvalidOption, {"delay": delay}) for delay in (-1.0, float("inf"), float("nan"))),
+            *((InvalidOption, {"expires_in": seconds}) for seconds in (-1.0, float("inf"), float("nan"))),
+            *((InvalidOption, {"max_attempts": attempts}) for attempts in (-1, 2**31)),
+            *((PayloadInvalid, {"payload": payload}) for payload in ("\x00", "\ud800", float("nan"), 2**64)),
+            *((PayloadInvalid, {"payload": payload}) for payload in (object(), {1: 2}, b"bytes", {"set": {1}})),
+            *((PayloadInvalid, {"tags": (tag,)}) for tag in ("\x00", "\ud800")),
+        ]
+        sound = [envelope(payload=n) for n in range(len(refused))]
+        bad = [envelope().model_copy(update=fields) for _, fields in refused]
+        answers = await store.insert([one for pair in zip(sound, bad, strict=True) for one in pair])
+        assert list(answers[::2]) == [Accepted(run_id=one.id, existing=False) for one in sound]
+        for answer, (error, fields) in zip(answers[1::2], refused, strict=True):
+            assert isinstance(answer, error), fields
+        for one, (error, _) in zip(bad, refused, strict=True):
+            with pytest.raises(error):
+                await store.insert_all([envelope(), one])
+        assert len(await store.list(EVERYTHING, limit=100, cursor=None)) == len(sound)
 
     # all or none
 

@@ -48,20 +48,20 @@ def refused(is_possible: bool) -> AbstractContextManager[Any]:
 
 class Managing(StoreSetting):
     @pytest.mark.parametrize("transition", list(Transition))
-    @pytest.mark.parametrize("state", list(RunState))
-    async def test_a_run_moves_as_the_table_says_and_never_otherwise(
-        self, store: Store, travel: Travel, state: RunState, transition: Transition
+    async def test_runs_move_as_the_table_says_and_never_otherwise(
+        self, store: Store, travel: Travel, transition: Transition
     ) -> None:
-        expires = transition is Transition.EXPIRE and state is not RunState.EXPIRED
-        run = await brought_to(store, state, **({"expires_in": 3600} if expires else {}))
-        is_possible = (state, transition) in TABLE
-        await self._attempt(store, travel, run, transition, is_possible=is_possible)
-        after = await store.get(run.id)
-        if is_possible:
-            assert after.state is TABLE[state, transition]
-            assert (await store.history(run.id))[-1].state is after.state
-        else:
-            assert after == run
+        for state in RunState:
+            expires = transition is Transition.EXPIRE and state is not RunState.EXPIRED
+            run = await brought_to(store, state, **({"expires_in": 3600} if expires else {}))
+            is_possible = (state, transition) in TABLE
+            await self._attempt(store, travel, run, transition, is_possible=is_possible)
+            after = await store.get(run.id)
+            if is_possible:
+                assert after.state is TABLE[state, transition], state
+                assert (await store.history(run.id))[-1].state is after.state, state
+            else:
+                assert after == run, state
 
     async def _attempt(
         self, store: Store, travel: Travel, run: Run, transition: Transition, *, is_possible: bool
@@ -232,19 +232,19 @@ class Managing(StoreSetting):
 
     # delete
 
-    @pytest.mark.parametrize("state", list(RunState))
-    async def test_any_run_but_a_running_one_is_deleted(self, store: Store, twin: Store, state: RunState) -> None:
-        run, other = await brought_to(store, state), await brought_to(store, state)
-        with refused(state is not RunState.RUNNING):
-            await store.delete(run.id)
-        left = {run.id: state, other.id: state} if state is RunState.RUNNING else {other.id: state}
-        assert await twin.states([run.id, other.id]) == left
-        assert len(await store.attempts(other.id)) == (other.attempt > 0)
-        assert await store.get(other.id) == other
-        if state is not RunState.RUNNING:
-            await accepted(store, envelope(id=run.id, delay=1))
-            assert list(await store.attempts(run.id)) == []
-            assert [entry.event for entry in await store.history(run.id)] == ["accepted"]
+    async def test_any_run_but_a_running_one_is_deleted(self, store: Store, twin: Store) -> None:
+        for state in RunState:
+            run, other = await brought_to(store, state), await brought_to(store, state)
+            with refused(state is not RunState.RUNNING):
+                await store.delete(run.id)
+            left = {run.id: state, other.id: state} if state is RunState.RUNNING else {other.id: state}
+            assert await twin.states([run.id, other.id]) == left
+            assert len(await store.attempts(other.id)) == (other.attempt > 0)
+            assert await store.get(other.id) == other
+            if state is not RunState.RUNNING:
+                await accepted(store, envelope(id=run.id, delay=1))
+                assert list(await store.attempts(run.id)) == []
+                assert [entry.event for entry in await store.history(run.id)] == ["accepted"]
 
     async def test_times_are_aware_and_in_utc(self, store: Store) -> None:
         run = await brought_to(store, RunState.DEAD_LETTERED, expires_in=3600)

@@ -159,7 +159,7 @@ class Owning(StoreSetting):
         assert [run.fence for run in await store.lost_runs(10)] == [claim.fence]
 
     async def test_the_oldest_claims_come_first(self, store: Store, travel: Travel) -> None:
-        claims = []
+        claims: list[Claim] = []
         for number in (3, 1, 2):
             claims.append(await taken(store, f"worker-{number}"))
             await travel(1)

@@ -68,27 +68,27 @@ class Reading(StoreSetting):
         assert await found(store) == []
         assert await foreign.get(run.id) == run
 
-    @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda text: repr(text[:40]))
-    async def test_a_run_that_does_not_exist_is_not_found(self, store: Store, garbage: str) -> None:
+    async def test_a_run_that_does_not_exist_is_not_found(self, store: Store) -> None:
         run = await brought_to(store, RunState.QUEUED)
-        await self._is_not_found(store, garbage)
-        assert await store.states([garbage, run.id]) == {run.id: RunState.QUEUED}
+        for garbage in GARBAGE:
+            await self._is_not_found(store, garbage)
+        assert await store.states([*GARBAGE, run.id]) == {run.id: RunState.QUEUED}
         assert await store.get(run.id) == run
 
     async def _is_not_found(self, store: Store, run_id: str) -> None:
-        for read in (store.get, store.envelope, store.attempts, store.history, store.delete):
+        asked = [read(run_id) for read in (store.get, store.envelope, store.attempts, store.history, store.delete)]
+        asked += [change(run_id, "reason", "ann") for change in (store.cancel, store.reopen)]
+        asked.append(store.reschedule(run_id, datetime(2099, 1, 1, tzinfo=UTC), "ann"))
+        for answer in asked:
             with pytest.raises(RunNotFound):
-                await read(run_id)
-        for change in (store.cancel, store.reopen):
-            with pytest.raises(RunNotFound):
-                await change(run_id, "reason", "ann")
-        with pytest.raises(RunNotFound):
-            await store.reschedule(run_id, datetime(2099, 1, 1, tzinfo=UTC), "ann")
+                await answer
 
     async def test_the_states_of_many(self, store: Store) -> None:
         runs = [await brought_to(store, state) for state in RunState]
         assert await store.states([run_id(), *(run.id for run in runs)]) == {run.id: run.state for run in runs}
         assert await store.states([]) == {}
+        many = [run_id() for _ in range(40_000)]
+        assert await store.states([*many, runs[0].id]) == {runs[0].id: runs[0].state}
 
     # lists and counts
 
@@ -127,7 +127,8 @@ class Reading(StoreSetting):
         assert await found(store, tag="round", tenant="Acme") == []
 
     async def test_since_and_until_bound_the_acceptance(self, store: Store, travel: Travel, clock: Clock) -> None:
-        times, new = [], []
+        times: list[datetime] = []
+        new: list[str] = []
         for _ in range(3):
             times.append(clock.now())
             new += await accepted(store, envelope())
@@ -167,11 +168,11 @@ class Reading(StoreSetting):
         assert len(await found(store, search="")) == len(new)
         assert await found(store, search="' OR ''='") == []
 
-    @pytest.mark.parametrize("word", ["\x00", "a\x00b", "\ud800", "'", "\\", "%", "x" * 10_000])
-    async def test_words_that_nobody_can_have_match_nothing(self, store: Store, word: str) -> None:
+    async def test_words_that_nobody_has_match_nothing(self, store: Store) -> None:
         await accepted(store, envelope(tags=("t",), tenant="acme"))
-        for criterion in ("job", "queue", "tenant", "tag", "search"):
-            assert await found(store, **{criterion: word}) == [], criterion
+        for word in ("\x00", "a\x00b", "\ud800", "'", "\\", "%", "x" * 10_000):
+            for criterion in ("job", "queue", "tenant", "tag", "search"):
+                assert await found(store, **{criterion: word}) == [], (criterion, word)
 
     @pytest.mark.parametrize("limit", [1, 3, 10, 11, 100])
     async def test_pages_leave_out_and_double_nothing(self, store: Store, limit: int) -> None:
@@ -206,11 +207,12 @@ class Reading(StoreSetting):
         assert (await store.list(EVERYTHING, limit=4, cursor=None)).cursor is None
         assert (await store.list(EVERYTHING, limit=3, cursor=None)).cursor is not None
 
-    @pytest.mark.parametrize("cursor", GARBAGE[:-1], ids=lambda text: repr(text[:40]))
-    async def test_a_cursor_that_no_page_gave_out_is_refused(self, store: Store, cursor: str) -> None:
+    async def test_a_cursor_that_no_page_gave_out_is_refused(self, store: Store) -> None:
         await accepted(store, envelope())
-        with pytest.raises(InvalidOption):
-            await store.list(EVERYTHING, limit=5, cursor=cursor)
+        for cursor in GARBAGE[:-1]:
+            with pytest.raises(InvalidOption):
+                await store.list(EVERYTHING, limit=5, cursor=cursor)
+        assert list(await store.list(EVERYTHING, limit=5, cursor=GARBAGE[-1])) == []
 
     async def test_a_cursor_outlives_its_run(self, store: Store) -> None:
         new = await accepted(store, *(envelope() for _ in range(3)))
@@ -295,18 +297,14 @@ class Reading(StoreSetting):
             {"by": "ann"},
         ]
 
-    @pytest.mark.parametrize("state", list(RunState))
-    async def test_history_ends_where_the_run_stands(self, store: Store, state: RunState) -> None:
-        run = await brought_to(store, state)
-        history = await store.history(run.id)
-        assert history[0] == HistoryEntry(
-            at=run.inserted_at,
-            event="accepted",
-            state=RunState.SCHEDULED if state is RunState.SCHEDULED else RunState.QUEUED,
-            attempt=0,
-        )
-        assert (history[-1].state, history[-1].attempt) == (run.state, run.attempt)
-        assert history[-1].at == run.finished_at or run.finished_at is None
+    async def test_history_ends_where_the_run_stands(self, store: Store) -> None:
+        for state in RunState:
+            run = await brought_to(store, state)
+            history = await store.history(run.id)
+            first = RunState.SCHEDULED if state is RunState.SCHEDULED else RunState.QUEUED
+            assert history[0] == HistoryEntry(at=run.inserted_at, event="accepted", state=first, attempt=0)
+            assert (history[-1].state, history[-1].attempt) == (run.state, run.attempt)
+            assert run.finished_at in (None, history[-1].at)
 
     @pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.CANCELED])
     async def test_history_knows_that_a_run_was_accepted_for_later(
@@ -356,14 +354,14 @@ class Reading(StoreSetting):
         await accepted(store, again)
         assert (await store.get(again.id)).replay_of == asked.id
 
-    @pytest.mark.parametrize("state", list(RunState))
-    async def test_every_run_can_be_replayed(self, store: Store, state: RunState) -> None:
-        run = await brought_to(store, state, max_attempts=3)
-        again = await store.envelope(run.id)
-        await accepted(store, again)
-        copy = await store.get(again.id)
-        assert (copy.state, copy.attempt, copy.failures, copy.errors) == (RunState.QUEUED, 0, 0, ())
-        assert (copy.job, copy.queue, copy.payload) == (JOB, run.queue, run.payload)
+    async def test_every_run_can_be_replayed(self, store: Store) -> None:
+        for state in RunState:
+            run = await brought_to(store, state, max_attempts=3)
+            again = await store.envelope(run.id)
+            await accepted(store, again)
+            copy = await store.get(again.id)
+            assert (copy.state, copy.attempt, copy.failures, copy.errors) == (RunState.QUEUED, 0, 0, ())
+            assert (copy.job, copy.queue, copy.payload) == (JOB, run.queue, run.payload)
 
     async def test_what_runs_is_read_as_running(self, store: Store) -> None:
         claim = await taken(store)

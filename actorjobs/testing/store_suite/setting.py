@@ -110,7 +110,8 @@ def run_id() -> str:
 
 def envelope(**fields: Any) -> Envelope:
     """An envelope that says nothing but what the test is about."""
-    return Envelope(**{"id": run_id(), "job": JOB, "queue": QUEUE, "payload": {"n": 1}, "priority": 4} | fields)
+    said: dict[str, Any] = {"id": run_id(), "job": JOB, "queue": QUEUE, "payload": {"n": 1}, "priority": 4}
+    return Envelope(**said | fields)
 
 
 async def accepted(store: Store, *envelopes: Envelope) -> list[str]:
@@ -122,15 +123,16 @@ async def accepted(store: Store, *envelopes: Envelope) -> list[str]:
 
 async def take(store: Store, owner: str = OWNER, **fields: Any) -> list[Claim]:
     """Claim what is due."""
-    [taken] = await store.take([Demand(**{"queue": QUEUE, "jobs": (JOB,), "limit": 100} | fields)], owner)
+    wanted: dict[str, Any] = {"queue": QUEUE, "jobs": (JOB,), "limit": 100}
+    [taken] = await store.take([Demand(**wanted | fields)], owner)
     return list(taken.claims)
 
 
 async def taken(store: Store, owner: str = OWNER, **fields: Any) -> Claim:
     """A new run, claimed."""
-    queue = f"queue-{os.urandom(4).hex()}"
-    [new] = await accepted(store, envelope(**{"queue": queue} | fields))
-    [claim] = await take(store, owner, queue=fields.get("queue", queue), jobs=(fields.get("job", JOB),))
+    fields.setdefault("queue", f"queue-{os.urandom(4).hex()}")
+    [new] = await accepted(store, envelope(**fields))
+    [claim] = await take(store, owner, queue=fields["queue"], jobs=(fields.get("job", JOB),))
     assert claim.run_id == new
     return claim
 
@@ -200,7 +202,8 @@ async def _go_on(store: Store, claim: Claim, state: RunState) -> None:
 
 
 def worker(owner: str = OWNER, **fields: Any) -> WorkerInfo:
-    return WorkerInfo(**{"id": owner, "host": "host-1", "boot_id": "boot-1", "pid": 4711} | fields)
+    known: dict[str, Any] = {"id": owner, "host": "host-1", "boot_id": "boot-1", "pid": 4711}
+    return WorkerInfo(**known | fields)
 
 
 def later(at: datetime, seconds: float) -> datetime:

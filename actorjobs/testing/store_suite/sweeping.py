@@ -120,7 +120,8 @@ class Sweeping(StoreSetting):
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
     async def test_a_purge_goes_by_portions_and_comes_to_an_end(self, store: Store, travel: Travel, limit: int) -> None:
-        kept, old = [], []
+        kept: list[str] = []
+        old: list[str] = []
         for state in (*RunState, *RunState):
             run = await brought_to(store, state)
             (old if state in TERMINAL else kept).append(run.id)
