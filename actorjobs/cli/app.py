@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from actorjobs.cli import db, queues, runs
+from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.fleet import run_fleet
 from actorjobs.cli.loading import load_app
 from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
@@ -19,6 +21,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(runs.app, name="runs")
+app.add_typer(queues.app, name="queues")
+app.add_typer(db.app, name="db")
+app.command()(dispatch)
 
 
 @app.callback()

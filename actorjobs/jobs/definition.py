@@ -209,7 +209,7 @@ def _check_retries(value: object) -> int:
 
 
 def _check_aliases(value: object, name: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple):
         raise InvalidOption("aliases must be a list of job names, as in aliases=['mail:greet']")
     aliases = tuple(check_job_name(alias) for alias in cast("list[object]", value))
     if name in aliases or len(set(aliases)) < len(aliases):

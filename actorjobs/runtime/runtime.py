@@ -17,7 +17,9 @@ from typing_extensions import Unpack
 from actorjobs.clock import Clock, SystemClock
 from actorjobs.config import Settings, load_settings
 from actorjobs.errors import ActorJobsError, InvalidOption, NoRuntime
-from actorjobs.jobs import ArgsDispatchable, Dispatchable, Job, JobDefaults, Options, Queue, RunHandle, order_for
+from actorjobs.jobs import ArgsDispatchable, Dispatchable, Job, JobDefaults, Queue, RunHandle, order_for
+from actorjobs.jobs.dispatch import build_envelope
+from actorjobs.jobs.options import EnvelopeOptions, Options, check_options
 from actorjobs.model import Envelope
 from actorjobs.ports import (
     Accepted,
@@ -268,6 +270,11 @@ class Runtime:
             opened.runs.handle(answer.run_id, envelope.job, existing=answer.existing)
             for answer, envelope in zip(accepted, ready, strict=True)
         ]
+
+    def envelope(self, job: str, payload: Any, **options: Unpack[EnvelopeOptions]) -> Envelope:
+        """The run asked for by a registered job's name, from a payload as JSON has it; validated and not sent."""
+        definition = self._registry.definition(job)
+        return build_envelope(definition, definition.encode_payload(payload), check_options(options), None)
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """Accept one envelope; what every dispatch comes down to."""

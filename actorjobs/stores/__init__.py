@@ -1,5 +1,7 @@
 """Stores: the durable record of runs."""
 
+from actorjobs.stores.migrate import upgrade_sql
+from actorjobs.stores.schema import HEAD as NEEDED_VERSION
 from actorjobs.stores.sql import SqlStore, open_store
 
-__all__ = ["SqlStore", "open_store"]
+__all__ = ["NEEDED_VERSION", "SqlStore", "open_store", "upgrade_sql"]

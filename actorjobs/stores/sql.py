@@ -203,6 +203,8 @@ class SqlStore:
 
     def _insert_all_in(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted]:
         """The same as a part of the caller's transaction, whose own waiting for locks is not ours to limit."""
+        if not connection.in_transaction():
+            connection.begin()  # as its first statement would have done: ours go past the toolkit on SQLite
         if self._is_sqlite:
             return self._insert_all(connection, envelopes)
         before = str(connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())

@@ -88,13 +88,14 @@ class TestMessages:
         actor = await started()
 
         async def feed() -> None:
-            put(actor, "call")
+            if actor.statistics().received < 100_000:
+                put(actor, "call")
 
         actor.on_receive = feed
         put(actor, "call")
-        await loop_turns(10)  # comes back at all
+        await loop_turns(10)
         await actor.stop()
-        assert actor.statistics().received > 100
+        assert 100 < actor.statistics().received < 100_000
 
     async def test_that_never_wait_leave_turns_to_others_when_draining(self) -> None:
         actor = await started()
@@ -127,7 +128,7 @@ class TestStart:
         assert actor.ledger.events == ["on_start"]
         await actor.stop()
 
-    async def test_raises_what_on_start_raised_to_all_who_wait(self) -> None:
+    async def test_raises_what_on_start_raised_to_all_who_wait(self, caplog: pytest.LogCaptureFixture) -> None:
         exits = Exitus()
         actor = Probe(start_error=ValueError("no"), start_turns=2, on_exit=exits)
         ends = await asyncio.gather(actor.start(), actor.start(), return_exceptions=True)
@@ -135,6 +136,7 @@ class TestStart:
         assert not actor.is_running
         assert exits.seen == []
         assert actor.ledger.events == []
+        assert caplog.records == []
 
     async def test_can_be_tried_again(self) -> None:
         actor = Probe(start_error=ValueError("no"))
@@ -356,6 +358,15 @@ class TestStop:
         await actor.stop()
         assert actor.ledger.events == ["on_start", "stubborn", "stubborn done", "on_stop"]
 
+    async def test_leaves_nothing_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        actor = await started()
+        await actor.stop()
+        start = asyncio.create_task(actor.start())
+        await loop_turns(1)
+        start.cancel()
+        await asyncio.wait({start})
+        assert caplog.records == []
+
     async def test_concurrent_callers_wait_for_the_same_end(self) -> None:
         actor = await started(stop_turns=5)
         stops = [asyncio.create_task(actor.stop()) for _ in range(3)]
@@ -448,9 +459,10 @@ class TestStop:
                 await self.stop()
                 await super().on_start()
 
-        actor = await started_careful(Brief())
-        await loop_turns(5)
+        actor = await started_careful(Brief(start_turns=2, stop_turns=2))
+        await loop_turns(10)
         assert actor.ledger.events == ["on_start", "on_stop"]
+        assert not actor.is_alive
 
     async def test_from_within_on_stop_does_not_hang(self) -> None:
         class Twice(Probe):
@@ -491,7 +503,8 @@ class TestDrain:
         assert actor.ledger.events == ["on_start", "a", "a done", "on_stop"]
 
     async def test_is_cut_short_by_stop(self) -> None:
-        actor = await started()
+        exits = Exitus()
+        actor = await started(on_exit=exits)
         put(actor, "wait", "wait", "a")
         await loop_turns(3)
         draining = asyncio.create_task(actor.stop(drain=True))
@@ -504,6 +517,8 @@ class TestDrain:
         await draining
         assert actor.ledger.events[-2:] == ["wait", "on_stop"]
         assert actor.mailbox.drain() == ["a"]
+        assert exits.errors == [None]
+        assert actor.statistics().received == 2
 
     async def test_is_cut_short_by_retire_after_the_present_message(self) -> None:
         actor = await started()
@@ -517,6 +532,33 @@ class TestDrain:
         await draining
         assert actor.ledger.events[-2:] == ["turns done", "on_stop"]
         assert actor.mailbox.drain() == ["a"]
+
+    async def test_is_not_interrupted_by_retire_in_its_first_message(self) -> None:
+        actor = await started()
+        await loop_turns(3)
+        put(actor, "turns", "a")  # in the turn of the hand-over
+        draining = asyncio.create_task(actor.stop(drain=True))
+        await loop_turns(4)
+        await actor.retire()
+        await draining
+        assert actor.ledger.events == ["on_start", "turns", "turns done", "on_stop"]
+
+    async def test_of_an_on_start_that_ignored_it_can_be_cut_short(self) -> None:
+        class Stubborn(Probe):
+            async def on_start(self) -> None:
+                await self._ignore_cancellation()
+                await super().on_start()
+
+        actor = Stubborn()
+        put(actor, "wait")
+        start = asyncio.create_task(actor.start())
+        await loop_turns(3)
+        draining = asyncio.create_task(actor.stop(drain=True))
+        await loop_turns(10)
+        assert actor.ledger.events == ["on_start", "wait"]
+        await actor.stop()
+        await asyncio.gather(start, draining)
+        assert actor.ledger.events == ["on_start", "wait", "on_stop"]
 
     async def test_that_crashes_raises_to_those_who_wait(self) -> None:
         exits = Exitus()
@@ -584,7 +626,7 @@ class TestRetire:
 
 
 class TestCrash:
-    async def test_ends_the_actor_and_tells_its_watchers(self) -> None:
+    async def test_ends_the_actor_and_tells_its_watchers(self, caplog: pytest.LogCaptureFixture) -> None:
         exits, more = Exitus(), Exitus()
         actor = await started(on_exit=exits)
         actor.watch(more)
@@ -595,6 +637,7 @@ class TestCrash:
         assert exits.errors == more.errors == [ValueError]
         assert exits.seen[0][0] is actor
         assert actor.mailbox.drain() == ["a"]
+        assert caplog.records == []
 
     async def test_without_a_watcher_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         actor = await started()

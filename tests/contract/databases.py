@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from sqlalchemy import Connection, create_engine, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -48,9 +47,11 @@ async def create_database(server: str, *, is_migrated: bool = True) -> str:
 
 async def emptied(url: str) -> None:
     """Delete every row."""
-    connection = await asyncpg.connect(make_url(url).set(query={}).render_as_string(hide_password=False))
-    await connection.execute(";".join(f"DELETE FROM {table.name}" for table in metadata.tables.values()))
-    await connection.close()
+    engine = admin_engine(url)
+    async with engine.begin() as connection:
+        for table in metadata.tables:
+            await connection.execute(text(f"DELETE FROM {table}"))
+    await engine.dispose()
 
 
 async def drop_database(server: str, url: str) -> None:

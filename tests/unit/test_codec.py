@@ -237,6 +237,7 @@ def test_what_is_not_strict_json_is_refused(text: str | bytes) -> None:
         ('{"a":\n  x}', "payload is not JSON: unexpected character"),
         ('{"a":\n  x}', "at line 2, column 3"),
         ('"' + "x" * LIMITS.payload + '"', "payload takes 262,146 bytes"),
+        ("[" * 10**7, "payload takes 10,000,000 bytes"),
     ],
 )
 def test_what_parsers_read_differently_is_refused(text: str, message: str) -> None:

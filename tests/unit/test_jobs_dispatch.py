@@ -360,10 +360,10 @@ async def test_a_result_that_no_longer_fits_is_refused() -> None:
         (
             a_run(
                 RunState.DEAD_LETTERED,
-                attempt=3,
+                attempt=2,
                 errors=(ErrorInfo(name="A", message="first"), ErrorInfo(name="ValueError", message="boom")),
             ),
-            "run r1 of 'mail:welcome' is dead_lettered after 3 attempts: ValueError: boom",
+            "run r1 of 'mail:welcome' is dead_lettered after 2 attempts: ValueError: boom",
         ),
         (a_run(RunState.CANCELED, reason="user left"), "run r1 of 'mail:welcome' is canceled: user left"),
         (a_run(RunState.EXPIRED, attempt=0), "run r1 of 'mail:welcome' is expired"),

@@ -322,6 +322,14 @@ def test_a_union_of_models_and_an_annotated_model_are_one_payload() -> None:
     assert annotated.definition.decode_payload('{"to": "x"}') == Receipt(to="x")
 
 
+def test_constraints_of_a_parameter_count() -> None:
+    @job("a:b")
+    def handler(count: Annotated[int, Field(gt=0)]) -> None: ...
+
+    with pytest.raises(PayloadInvalid, match=r"payload\.count: Input should be greater than 0"):
+        handler.envelope(0)
+
+
 def test_a_root_model_carries_any_other_type() -> None:
     @job("a:b")
     def handler(payload: RootModel[list[int]]) -> int:

@@ -268,4 +268,4 @@ def test_a_bad_concurrency_is_refused(value: Any) -> None:
 
 def test_a_queue_is_a_value() -> None:
     assert Queue() == Queue(concurrency=10)
-    assert Queue(10_000).concurrency == 10_000
+    assert (Queue(1).concurrency, Queue(10_000).concurrency) == (1, 10_000)

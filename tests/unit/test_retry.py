@@ -259,6 +259,12 @@ def test_custom_refuses_no_delays_and_too_many(count: int) -> None:
         Custom(*([1] * count))
 
 
+def test_bounds_are_inside() -> None:
+    assert len(Custom(*([1] * 1_000)).delays) == 1_000
+    assert (Retry(1).attempts, Retry(10_000).attempts) == (1, 10_000)
+    assert Exponential(factor=1, jitter=1, base=LONGEST_SECONDS, cap=LONGEST_SECONDS).cap == LONGEST_SECONDS
+
+
 @pytest.mark.parametrize("attempts", [0, -1, 10_001, 10**9, True, "3", 2.5, 3.0, math.nan, None])
 def test_attempts_must_be_a_sensible_whole_number(attempts: Any) -> None:
     with pytest.raises(InvalidOption, match="attempts must be a whole number from 1"):

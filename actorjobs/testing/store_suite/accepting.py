@@ -250,7 +250,7 @@ class Accepting(StoreSetting):
         assert (claim.job, claim.queue, claim.tenant) == (run.job, run.queue, run.tenant)
 
     async def test_payloads_come_back_as_they_were(self, store: Store) -> None:
-        payloads = (
+        payloads: tuple[Any, ...] = (
             *(None, "", 0, False, [], {}, {"": None}, {"z": 1, "a": 2, "ä": 3}, "\u2028\u2029\ufeff\uffff"),
             [2**31, -(2**31) - 1, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1],
             [0.1, 1e308, -5e-324, 1.0, -0.0],

@@ -1,0 +1,76 @@
+"""What commands print: tables for people, JSON for programs. Nothing that a payload contains is taken as markup."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from actorjobs.model import Run
+
+STYLES = {
+    "succeeded": "green",
+    "running": "cyan",
+    "retrying": "yellow",
+    "dead_lettered": "red",
+    "failed": "red",
+    "timed_out": "red",
+    "canceled": "magenta",
+    "expired": "magenta",
+    "lost": "red",
+}
+
+
+def console() -> Console:
+    """Standard output; it keeps to the terminal's width and to NO_COLOR."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document per line."""
+    sys.stdout.write(orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table whose cells are shown as they are; states in their colour."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    console().print(table)
+
+
+def cell(value: Any) -> Text:
+    """A value as text: no markup, no control characters."""
+    shown = "" if value is None else _time(value) if isinstance(value, datetime) else str(value)
+    clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    return Text(clean, style=STYLES.get(clean, ""))
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def run_row(run: Run) -> tuple[Any, ...]:
+    """A run as a row of `RUN_COLUMNS`."""
+    tries = f"{run.attempt}" + (f" ({run.failures}/{run.max_attempts} failed)" if run.failures else "")
+    return (run.id, run.job, run.queue, run.state, tries, run.inserted_at, run.finished_at or run.available_at)
+
+
+RUN_COLUMNS = ("run", "job", "queue", "state", "attempts", "accepted", "ended or due")

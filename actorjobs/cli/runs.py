@@ -1,0 +1,217 @@
+"""`actorjobs runs`: look at runs and act on them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from actorjobs import codec
+from actorjobs.cli.connecting import AppOption, JsonOption, with_client
+from actorjobs.cli.output import RUN_COLUMNS, cell, console, print_json, print_table, run_row
+from actorjobs.errors import InvalidOption
+from actorjobs.model import Attempt, HistoryEntry, Run
+from actorjobs.runtime import Runtime
+
+app = typer.Typer(help="Look at runs and act on them.", no_args_is_help=True)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+Reason = Annotated[str | None, typer.Option(help="Kept with the run.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@app.command("list")
+def list_runs(
+    state: Annotated[list[str] | None, typer.Option(help="Only these states; may be repeated.")] = None,
+    job: Annotated[str | None, typer.Option()] = None,
+    queue: Annotated[str | None, typer.Option()] = None,
+    tenant: Annotated[str | None, typer.Option()] = None,
+    tag: Annotated[str | None, typer.Option()] = None,
+    since: Annotated[str | None, typer.Option(help="Accepted since: 2026-01-31T12:00Z, or 15m, 2h, 7d ago.")] = None,
+    until: Annotated[str | None, typer.Option(help="Accepted before; written like --since.")] = None,
+    search: Annotated[str | None, typer.Option(help="In id, job, payload and key.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Go on where the last page ended.")] = None,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Runs, newest first."""
+    first, last = _moment("--since", since), _moment("--until", until)
+
+    async def work(runtime: Runtime) -> None:
+        page = await runtime.runs.list(
+            state=state or None,
+            job=job,
+            queue=queue,
+            tenant=tenant,
+            tag=tag,
+            since=first,
+            until=last,
+            search=search,
+            limit=limit,
+            cursor=cursor,
+        )
+        if as_json:
+            print_json({"runs": list(page.runs), "cursor": page.cursor})
+            return
+        print_table("", RUN_COLUMNS, map(run_row, page.runs))
+        if page.cursor is not None:
+            console().print(f"more with --cursor {page.cursor}", markup=False)
+
+    with_client(app_name, work)
+
+
+@app.command()
+def show(run_id: RunId, app_name: AppOption = None, as_json: JsonOption = False) -> None:
+    """One run: its record, attempts and whole history."""
+
+    async def work(runtime: Runtime) -> tuple[Run, list[Attempt], list[HistoryEntry]]:
+        run = await runtime.runs.get(run_id)
+        return run, list(await runtime.runs.attempts(run_id)), list(await runtime.runs.history(run_id))
+
+    run, attempts, history = with_client(app_name, work)
+    if as_json:
+        print_json({"run": run, "attempts": attempts, "history": history})
+    else:
+        print_run(run, attempts, history)
+
+
+def print_run(run: Run, attempts: list[Attempt], history: list[HistoryEntry]) -> None:
+    """A run's record, attempts and history as tables."""
+    hidden = {"errors", "id"}
+    facts = [(name, getattr(run, name)) for name in Run.__slots__ if name not in hidden]
+    print_table(f"run {run.id}", ("field", "value"), [(n, v) for n, v in facts if v not in (None, (), {})])
+    print_table(
+        "attempts",
+        ("attempt", "outcome", "started", "ended", "worker", "actor", "error"),
+        [(a.number, a.outcome, a.started_at, a.ended_at, a.worker, a.actor, _error(a)) for a in attempts],
+    )
+    print_table(
+        "history",
+        ("at", "event", "state", "attempt", "detail"),
+        [(e.at, e.event, e.state, e.attempt, ", ".join(f"{k}={v}" for k, v in e.detail.items())) for e in history],
+    )
+
+
+def _error(attempt: Attempt) -> str:
+    return "" if attempt.error is None else f"{attempt.error.name}: {attempt.error.message[:200]}"
+
+
+@app.command()
+def cancel(run_id: RunId, reason: Reason = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
+    """End a waiting run; ask a running one to end."""
+
+    async def work(runtime: Runtime) -> Run:
+        return await runtime.runs.cancel(run_id, reason=reason, by="command line")
+
+    run = with_client(app_name, work)
+    asked = run.cancel_requested_at is not None and run.finished_at is None
+    _tell(run, as_json, f"run {run.id} is asked to end" if asked else f"run {run.id} is {run.state}")
+
+
+@app.command()
+def replay(
+    run_id: RunId,
+    delay: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
+    payload: Annotated[str | None, typer.Option(help="JSON to use in place of the run's payload.")] = None,
+    reason: Reason = None,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask for a new run with the same payload, linked to this one."""
+    changed = None if payload is None else codec.parse(payload)
+
+    async def work(runtime: Runtime) -> Run:
+        handle = await runtime.runs.replay(run_id, delay=delay, reason=reason, payload=changed)
+        return await handle.run()
+
+    run = with_client(app_name, work)
+    _tell(run, as_json, f"run {run.id} replays {run_id}")
+
+
+@app.command()
+def retry(run_id: RunId, reason: Reason = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
+    """Reopen a dead-lettered, canceled or expired run for one more attempt."""
+
+    async def work(runtime: Runtime) -> Run:
+        return await runtime.runs.retry(run_id, reason=reason, by="command line")
+
+    run = with_client(app_name, work)
+    _tell(run, as_json, f"run {run.id} is {run.state}")
+
+
+@app.command()
+def reschedule(
+    run_id: RunId,
+    run_at: Annotated[str, typer.Argument(help="2026-01-31T12:00Z")],
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a waiting run become due at another time."""
+    at = _moment("RUN_AT", run_at)
+    assert at is not None
+
+    async def work(runtime: Runtime) -> Run:
+        return await runtime.runs.reschedule(run_id, at, by="command line")
+
+    run = with_client(app_name, work)
+    _tell(run, as_json, f"run {run.id} is {run.state}, due {run.available_at.isoformat()}")
+
+
+@app.command()
+def delete(run_id: RunId, app_name: AppOption = None) -> None:
+    """Forget a run and its attempts."""
+
+    async def work(runtime: Runtime) -> None:
+        await runtime.runs.delete(run_id)
+
+    with_client(app_name, work)
+    console().print(cell(f"run {run_id} is deleted"))
+
+
+@app.command()
+def count(
+    job: Annotated[str | None, typer.Option()] = None,
+    queue: Annotated[str | None, typer.Option()] = None,
+    tenant: Annotated[str | None, typer.Option()] = None,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How many runs are in each state."""
+
+    async def work(runtime: Runtime) -> dict[str, int]:
+        counts = await runtime.runs.count_by_state(job=job, queue=queue, tenant=tenant)
+        return {state.value: number for state, number in counts.items()}
+
+    counts = with_client(app_name, work)
+    if as_json:
+        print_json(counts)
+    else:
+        print_table("", ("state", "runs"), counts.items())
+
+
+def _tell(run: Run, as_json: bool, words: str) -> None:
+    if as_json:
+        print_json(run)
+    else:
+        console().print(cell(words))
+
+
+def _moment(option: str, given: str | None) -> datetime | None:
+    """A moment written as ISO 8601 with a time zone, or as so long ago; `InvalidOption` otherwise."""
+    if given is None:
+        return None
+    number, unit = given[:-1], given[-1:]
+    if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < 9:
+        return datetime.now(UTC) - timedelta(seconds=int(number) * _UNITS[unit])
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise InvalidOption(f"{option} takes a moment like 2026-01-31T12:00Z, or 15m, 2h, 7d for so long ago")
+    return at
+
+
