@@ -13,6 +13,7 @@ from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.fleet import run_fleet
 from actorjobs.cli.loading import load_app
 from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
+from actorjobs.errors import InvalidOption
 
 app = typer.Typer(
     name="actorjobs",
@@ -27,6 +28,16 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(db.app, name="db")
 app.command()(dispatch)
+
+
+@app.command()
+def demo() -> None:
+    """Welcome mails and webhooks for 2,000 signups, against servers that fail for a while; under a minute."""
+    try:
+        from actorjobs.cli.demo.command import demo as play
+    except ModuleNotFoundError as error:
+        raise InvalidOption(f"the demo needs {error.name}: pip install 'actorjobs[demo]'") from None
+    play()
 
 
 @app.callback()

@@ -9,11 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from actorjobs.model import Run
+
+NARROW = frozenset({"run", "state", "outcome", "attempt"})
+"""Columns that are cut to nothing useful by wrapping."""
 
 STYLES = {
     "succeeded": "green",
@@ -48,9 +52,11 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table whose cells are shown as they are; states in their colour."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    if title:
+        console().print(Text(title, style="bold"))
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in NARROW)
     for row in rows:
         table.add_row(*(cell(value) for value in row))
     console().print(table)
@@ -64,7 +70,10 @@ def cell(value: Any) -> Text:
 
 
 def _time(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+    """In UTC, to the millisecond; without the date if it is today's."""
+    utc = at.astimezone(UTC)
+    clock = utc.strftime("%H:%M:%S.%f")[:-3] + "Z"
+    return clock if utc.date() == datetime.now(UTC).date() else f"{utc:%Y-%m-%d} {clock}"
 
 
 def run_row(run: Run) -> tuple[Any, ...]:

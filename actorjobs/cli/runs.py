@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ app = typer.Typer(help="Look at runs and act on them.", no_args_is_help=True)
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 Reason = Annotated[str | None, typer.Option(help="Kept with the run.")]
 
+LONGEST_SHOWN = 120
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -91,12 +92,23 @@ def print_run(run: Run, attempts: list[Attempt], history: list[HistoryEntry]) ->
     print_table(
         "history",
         ("at", "event", "state", "attempt", "detail"),
-        [(e.at, e.event, e.state, e.attempt, ", ".join(f"{k}={v}" for k, v in e.detail.items())) for e in history],
+        [(e.at, e.event, e.state, e.attempt, _detail(e)) for e in history],
     )
 
 
 def _error(attempt: Attempt) -> str:
-    return "" if attempt.error is None else f"{attempt.error.name}: {attempt.error.message[:200]}"
+    return "" if attempt.error is None else f"{attempt.error.name}: {_first_line(attempt.error.message)}"
+
+
+def _detail(entry: HistoryEntry) -> str:
+    """What the attempts table does not tell already."""
+    shown = {key: value for key, value in entry.detail.items() if key not in ("worker", "error", "message")}
+    return ", ".join(f"{key}: {_first_line(str(value))}" for key, value in shown.items())
+
+
+def _first_line(text: str) -> str:
+    line = next(iter(text.splitlines()), "")
+    return line if len(line) <= LONGEST_SHOWN else line[:LONGEST_SHOWN] + "…"
 
 
 @app.command()
@@ -213,5 +225,3 @@ def _moment(option: str, given: str | None) -> datetime | None:
     if at is None or at.tzinfo is None:
         raise InvalidOption(f"{option} takes a moment like 2026-01-31T12:00Z, or 15m, 2h, 7d for so long ago")
     return at
-
-

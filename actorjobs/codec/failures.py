@@ -92,6 +92,15 @@ def _name_of(error: BaseException) -> str:
     return clip(name.rpartition("<locals>.")[2], _LONGEST_NAME)
 
 
+def _full_name_of(error: BaseException) -> str:
+    try:
+        module = str(type(error).__module__)
+    except Exception:  # see above
+        module = "builtins"
+    name = _name_of(error)
+    return name if module in ("builtins", "__main__") else f"{clip(module, _LONGEST_NAME)}.{name}"
+
+
 def _message_of(error: BaseException) -> str:
     try:
         huge = next(filter(_is_huge, _arguments_of(error)), None)
@@ -147,7 +156,8 @@ def _cause_of(error: BaseException) -> tuple[BaseException | None, str]:
 def _paragraph(error: BaseException, indent: str, depth: int) -> Iterator[str]:
     yield from (indent + line + "\n" for line in _frame_lines(error.__traceback__, depth))
     message = clip(_message_of(error), _MESSAGE_IN_STACK)
-    yield f"{indent}{_name_of(error)}: {message}\n" if message else f"{indent}{_name_of(error)}\n"
+    name = _full_name_of(error)
+    yield f"{indent}{name}: {message}\n" if message else f"{indent}{name}\n"
     for note in _notes_of(error):
         yield f"{indent}{note}\n"
     if isinstance(error, BaseExceptionGroup):

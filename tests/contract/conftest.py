@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("actorjobs.testing.store_suite", "actorjobs.testing.store_machine")
+pytest.register_assert_rewrite("actorjobs.testing.store_suite")
 
 from tests.contract.databases import create_database, drop_database, emptied, migrated_file  # noqa: E402
 

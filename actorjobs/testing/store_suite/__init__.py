@@ -22,6 +22,7 @@ needs no passing of it. Needs pytest and pytest-asyncio; for readable failures a
 
 from actorjobs.testing.store_suite.accepting import Accepting
 from actorjobs.testing.store_suite.delivering import Delivering
+from actorjobs.testing.store_suite.machine import Matching, StoreMachine
 from actorjobs.testing.store_suite.managing import Managing
 from actorjobs.testing.store_suite.owning import Owning
 from actorjobs.testing.store_suite.reading import Reading
@@ -32,8 +33,8 @@ from actorjobs.testing.store_suite.transactions import Transactions
 from actorjobs.testing.store_suite.wishing import Wishing
 
 
-class StoreSuite(Accepting, Transactions, Delivering, Settling, Owning, Wishing, Sweeping, Reading, Managing):
+class StoreSuite(Accepting, Transactions, Delivering, Settling, Owning, Wishing, Sweeping, Reading, Managing, Matching):
     """Everything that a store must do. See the module for how to use it."""
 
 
-__all__ = ["OpenStore", "OpenTransaction", "StoreSuite"]
+__all__ = ["OpenStore", "OpenTransaction", "StoreMachine", "StoreSuite"]

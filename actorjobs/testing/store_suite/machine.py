@@ -1,0 +1,347 @@
+"""Random work, done by the store under test and by the one in memory: every answer must be the same.
+
+A sequence is fixed by its seed. No two runs of a sequence fall due in the same microsecond, since nothing says which of
+them goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+
+from actorjobs.clock import Clock, VirtualClock
+from actorjobs.codec import encode_error
+from actorjobs.lifecycle import Ending, Standing, decide
+from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState
+from actorjobs.ports import Claim, Demand, LostRun, RunFilter, RunPage, Settlement, Store, Taken
+from actorjobs.testing.memory import MemoryStore
+from actorjobs.testing.memory_rows import MemoryDatabase
+from actorjobs.testing.store_suite.setting import (
+    EVERYTHING,
+    NASTY,
+    OpenStore,
+    StoreSetting,
+    Travel,
+    ending,
+    envelope,
+    run_id,
+    worker,
+)
+
+JOBS, QUEUES, TENANTS = ("suite:one", "suite:two", "suite:three"), ("fast", "slow"), (None, "acme", "other")
+OWNERS = ("worker-1", "worker-2", "worker-3")
+ENDED = [outcome for outcome in Outcome if outcome is not Outcome.RUNNING]
+SHOWN_STEPS = 25
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One call of a store."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    options: Mapping[str, Any] | None = None
+
+    async def on(self, store: Store) -> Any:
+        """The answer, in a form that can be compared; an error is an answer too."""
+        try:
+            answer = await getattr(store, self.name)(*self.arguments, **(self.options or {}))
+        except Exception as error:
+            return error
+        return answer
+
+    def __str__(self) -> str:
+        options = [f"{name}={value!r}" for name, value in (self.options or {}).items()]
+        return f"{self.name}({', '.join([*map(repr, self.arguments), *options])})"
+
+
+def verb(name: str, *arguments: Any, **options: Any) -> Verb:
+    return Verb(name, arguments, options)
+
+
+def comparable(answer: Any) -> Any:
+    """The answer without what may differ between two stores that do the same."""
+    match answer:
+        case Exception():
+            return (type(answer).__name__, str(answer))
+        case Envelope():
+            return answer.model_copy(update={"id": "new"})
+        case Taken(next_due=float(seconds)):
+            return comparable(replace(answer, next_due=None)), round(seconds, 5)
+        case Taken() | RunPage():
+            return [comparable(getattr(answer, name)) for name in answer.__dataclass_fields__]
+        case str():
+            return answer
+        case Sequence():
+            return [comparable(item) for item in answer]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return answer
+
+
+class StoreMachine:
+    """Thinks of something to do, has it done by each pair of stores' one and other, and holds the answers together."""
+
+    def __init__(self, *, pairs: Sequence[tuple[Store, Store]], clock: VirtualClock, seed: int) -> None:
+        self._pairs = pairs
+        self._clock = clock
+        self._random = Random(seed)
+        self._seed = seed
+        self._log: list[str] = []
+        self._envelopes: list[Envelope] = []
+        self._claims: list[Claim] = []
+        self._settled: list[Settlement] = []
+        self._lost: list[LostRun] = []
+        self._cursor: str | None = None
+        self._microseconds = 0
+        self._thoughts: dict[Callable[[], Verb], int] = {
+            self._insert: 12,
+            self._insert_again: 2,
+            self._insert_all: 2,
+            self._take: 20,
+            self._settle: 20,
+            self._rescue: 3,
+            self._save: 4,
+            self._look_after_workers: 10,
+            self._sweep: 4,
+            self._look_after_queues: 6,
+            self._manage: 10,
+            self._read: 10,
+            self._list: 6,
+        }
+
+    async def work(self, steps: int) -> None:
+        """Do so many things, then compare everything that is left."""
+        for _ in range(steps):
+            think = self._random.choices(list(self._thoughts), list(self._thoughts.values()))[0]
+            self._learn(await self._do(self._random.choice(self._pairs), think()))
+            await self._clock.advance(
+                self._random.choice([0.001, 0.01, 0.7, 3, 11]) + self._random.randrange(99) / 1000
+            )
+        for pair in self._pairs:
+            await self._compare_all(pair)
+
+    async def _compare_all(self, pair: tuple[Store, Store]) -> None:
+        for name in ("queues", "workers"):
+            await self._do(pair, verb(name))
+        await self._do(pair, verb("count_by_state", EVERYTHING))
+        await self._do(pair, verb("list", EVERYTHING, limit=1000, cursor=None))
+        for one in self._envelopes:
+            for name in ("get", "attempts", "history"):
+                await self._do(pair, verb(name, one.id))
+
+    async def _do(self, pair: tuple[Store, Store], what: Verb) -> Any:
+        self._log.append(f"{self._clock.now():%H:%M:%S.%f} {what}")
+        answers = [await what.on(store) for store in pair]
+        if what.name == "running":
+            answers = [sorted(answer, key=lambda claim: claim.run_id) for answer in answers]
+        ours, theirs = map(comparable, answers)
+        steps = "\n".join(self._log[-SHOWN_STEPS:])
+        assert ours == theirs, f"seed {self._seed}, step {len(self._log)}: the answers differ after\n{steps}"
+        return answers[0]
+
+    def _learn(self, answer: Any) -> None:
+        for item in answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]:
+            match item:
+                case Taken():
+                    self._claims += item.claims
+                case LostRun():
+                    self._lost.append(item)
+                case RunPage():
+                    self._cursor = item.cursor or self._cursor
+                case Envelope():
+                    self._envelopes.append(item)
+                case _:
+                    pass
+
+    # what to do
+
+    def _some_id(self) -> str:
+        ids = [one.id for one in self._envelopes[-30:]] + [claim.run_id for claim in self._claims[-5:]]
+        return self._random.choice([*ids, run_id()])
+
+    def _delay(self, seconds: float) -> float:
+        """About so many seconds, and never twice the same."""
+        self._microseconds += 1
+        return seconds + self._microseconds / 1_000_000
+
+    def _new(self, *, is_first: bool) -> Envelope:
+        random = self._random
+        one = envelope(
+            job=random.choice(JOBS),
+            queue=random.choice(QUEUES),
+            tenant=random.choice(TENANTS),
+            payload=random.choice([{"n": random.randrange(3)}, NASTY, None, [2**63 - 1]]),
+            priority=random.choice([0, 4, 4, 9]),
+            delay=self._delay(random.choice([0.5, 3, 20])) if not is_first or random.random() < 0.3 else None,
+            expires_in=random.choice([None, None, None, 0.0, 2.0, 30.0]),
+            max_attempts=random.choice([1, 2, 5]),
+            retention=random.choice([None, None, 5.0]),
+            idempotency_key=random.choice([None, None, "a", "b"]),
+            tags=random.choice([(), ("red",), ("red", "blue")]),
+        )
+        self._envelopes.append(one)
+        return one
+
+    def _group(self) -> list[Envelope]:
+        return [self._new(is_first=number == 0) for number in range(self._random.choice([0, 1, 1, 2, 5]))]
+
+    def _insert(self) -> Verb:
+        return verb("insert", self._group())
+
+    def _insert_again(self) -> Verb:
+        return verb("insert", [self._random.choice(self._envelopes)] if self._envelopes else [])
+
+    def _insert_all(self) -> Verb:
+        return verb("insert_all", self._group())
+
+    def _take(self) -> Verb:
+        random = self._random
+        demands = [
+            Demand(
+                queue=queue,
+                jobs=tuple(random.sample(JOBS, random.randint(1, 3))),
+                limit=random.choice([0, 1, 2, 5, 50]),
+                suspects=random.random() < 0.2,
+            )
+            for queue in random.sample(QUEUES, random.randint(1, 2))
+        ]
+        return verb("take", demands, random.choice(OWNERS))
+
+    def _settle(self) -> Verb:
+        random = self._random
+        if not self._claims or random.random() < 0.1:
+            return verb("settle", self._settled[-1:])
+        claims = random.sample(self._claims, min(len(self._claims), random.choice([1, 1, 2, 4])))
+        if random.random() < 0.8:
+            self._claims = [claim for claim in self._claims if claim not in claims]
+        ends = [self._end(claim, is_first=number == 0) for number, claim in enumerate(claims)]
+        self._settled += ends
+        return verb("settle", ends)
+
+    def _end(self, claim: Claim, *, is_first: bool) -> Settlement:
+        random = self._random
+        delayed = [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.SNOOZED, Outcome.CANCELED]
+        outcome = random.choice(ENDED if is_first else delayed)
+        if random.random() < 0.1:
+            stranger = random.choice([{"attempt": claim.attempt + 1}, {"owner": "stranger"}, {"run_id": run_id()}])
+            claim = replace(claim, **stranger)
+        return ending(
+            claim,
+            outcome,
+            delay=self._delay(random.choice([0, 1, 8])),
+            permanent=random.random() < 0.2,
+            result=random.choice([None, "1", '{"text":"🦆"}']) if outcome is Outcome.SUCCEEDED else None,
+            error=encode_error(ErrorInfo(name="E", message=NASTY)) if outcome is not Outcome.SUCCEEDED else None,
+            actor=random.choice([None, "pool[1]"]),
+            started_after=random.choice([0.0, 0.0005]),
+        )
+
+    def _rescue(self) -> Verb:
+        if not self._lost:
+            return verb("lost_runs", self._random.choice([1, 3, 100]))
+        lost = self._lost.pop()
+        standing = Standing(failures=lost.failures, max_attempts=lost.max_attempts, losses=lost.losses)
+        decision = decide(standing, Ending(outcome=Outcome.LOST, counts=self._random.random() < 0.8))
+        return verb("settle", [Settlement(fence=lost.fence, hint=lost.hint, outcome=Outcome.LOST, decision=decision)])
+
+    def _save(self) -> Verb:
+        if not self._claims:
+            return verb("running", self._random.choice(OWNERS))
+        fence = self._random.choice(self._claims).fence
+        return verb(self._random.choice(["save_progress", "save_checkpoint"]), fence, '{"page":7}')
+
+    def _look_after_workers(self) -> Verb:
+        owner = self._random.choice(OWNERS)
+        fresh = f"worker-{run_id()}"
+        return self._random.choice(
+            [
+                verb("join", worker(fresh)),
+                verb("beat", owner),
+                verb("leave", owner),
+                verb("blame", owner, self._some_id()),
+                verb("workers"),
+                verb("declare_dead", self._random.choice([1.0, 15.0]), self._random.sample(OWNERS, 1)),
+                verb("lost_runs", self._random.choice([1, 3, 100])),
+                verb("wishes", owner),
+                verb("running", owner),
+            ]
+        )
+
+    def _sweep(self) -> Verb:
+        keep = {state: self._random.choice([None, 1.0, 60.0]) for state in RunState}
+        limit = self._random.choice([1, 3, 100])
+        return self._random.choice([verb("expire", limit), verb("purge", keep, limit)])
+
+    def _look_after_queues(self) -> Verb:
+        queue, random = self._random.choice(QUEUES), self._random
+        return random.choice(
+            [
+                verb("queues"),
+                verb("declare_queues", random.sample([*QUEUES, "idle"], 2)),
+                verb("set_queue", queue, is_paused=True, reason=NASTY),
+                verb("set_queue", queue, is_paused=False),
+                verb("set_queue", queue, is_paused=False),
+                verb("set_queue", queue, concurrency=random.randint(1, 9)),
+            ]
+        )
+
+    def _manage(self) -> Verb:
+        id, random = self._some_id(), self._random
+        due = self._clock.now() + timedelta(seconds=self._delay(random.choice([-100, 1, 20])))
+        return random.choice(
+            [
+                verb("cancel", id, random.choice([None, NASTY]), random.choice([None, "ann"])),
+                verb("cancel", id, "stop", None),
+                verb("reopen", id, random.choice([None, "fixed"]), "ann"),
+                verb("reopen", id, None, None),
+                verb("reschedule", id, due, None),
+                verb("delete", id),
+            ]
+        )
+
+    def _read(self) -> Verb:
+        ids = [self._some_id() for _ in range(4)]
+        one = verb(self._random.choice(["get", "envelope", "attempts", "history"]), ids[0])
+        return self._random.choice([one, one, verb("states", ids)])
+
+    def _list(self) -> Verb:
+        random = self._random
+        states = tuple(random.sample(list(RunState), 3))
+        where: Mapping[str, Any] = random.choice(
+            [
+                *({}, {"state": states}, {"job": JOBS[0]}, {"queue": QUEUES[0]}, {"tenant": "acme"}, {"tag": "red"}),
+                *(
+                    {"search": "100%"},
+                    {"since": self._clock.now() - timedelta(seconds=20)},
+                    {"until": self._clock.now()},
+                ),
+            ]
+        )
+        if random.random() < 0.3:
+            return verb("count_by_state", RunFilter(**where))
+        cursor = random.choice([None, self._cursor])
+        return verb("list", RunFilter(**where), limit=random.choice([1, 3, 100]), cursor=cursor)
+
+
+class Matching(StoreSetting):
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_random_work_is_answered_as_by_a_store_in_memory(
+        self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, seed: int
+    ) -> None:
+        """Two processes in one namespace, one in another; with workers that are there from the beginning."""
+        assert isinstance(clock, VirtualClock)
+        database = MemoryDatabase()
+        pairs: list[tuple[Store, Store]] = []
+        for name in (namespace, namespace, f"not-{namespace}"):
+            one = MemoryStore(namespace=name, clock=clock, database=database)
+            pairs.append((one, await open_store(name, clock)))
+        for owner in OWNERS:
+            for store in pairs[0]:
+                await store.join(worker(owner))
+        await travel(1)
+        await StoreMachine(pairs=pairs, clock=clock, seed=seed).work(150)
