@@ -83,10 +83,15 @@ def find_fault(value: object, *, foreign: bool = False) -> Fault | None:
 
     `foreign` takes a value as pydantic sees it, which knows how to write sets, bytes, decimals and more.
     """
-    return _search(value, (), foreign)
+    try:
+        return _search(value, (), foreign)
+    except Exception as failure:  # a mapping or a dataclass of the user's own may raise anything, or never end
+        return Fault((), f"cannot be read: looking into it raised {type(failure).__name__}")
 
 
 def _search(value: Any, place: Place, foreign: bool) -> Fault | None:
+    if isinstance(value, RootModel):
+        return _search(vars(value).get("root"), place, foreign)
     children = _children(value, foreign)
     if children is None:
         reason = _fault_of_leaf(value, foreign)
@@ -106,8 +111,6 @@ def _children(value: Any, foreign: bool) -> Iterable[tuple[Any, Any]] | None:
     """What a container holds, by name or index; None for anything that is not a container."""
     if isinstance(value, str | bytes):
         return None
-    if isinstance(value, RootModel):
-        return _children(vars(value)["root"], foreign)
     if isinstance(value, BaseModel):
         kept = vars(value)
         fields = {name: kept[name] for name in type(value).model_fields if name in kept}

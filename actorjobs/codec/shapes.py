@@ -94,7 +94,8 @@ class Shape:
 def _adapter_of(annotation: Any, what: str) -> TypeAdapter[Any]:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        adapter.rebuild(raise_errors=True)
+        if not adapter.pydantic_complete:
+            adapter.rebuild(raise_errors=True)
     except Exception as failure:  # pydantic has several kinds, and a type may make its own schema
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
         raise InvalidOption(f"{what}: this type cannot become JSON: {reason}") from None

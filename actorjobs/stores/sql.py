@@ -599,7 +599,7 @@ class SqlStore:
         def work(connection: Connection) -> RunPage:
             rows = connection.execute(query).mappings().all()
             page = rows[:limit]
-            ended = self._ended(connection, [row["id"] for row in page if row["failures"]])
+            ended = self._ended(connection, [row["id"] for row in page if _may_have_errors(row)])
             found = [run_of(row, ended.get(row["id"], ())) for row in page]
             return RunPage(runs=found, cursor=page[-1]["id"] if len(rows) > limit else None)
 
@@ -787,6 +787,12 @@ def _holds(fence: Fence) -> tuple[ColumnElement[bool], ...]:
         runs.c.claimed_by == fence.owner,
         runs.c.state == RunState.RUNNING.value,
     )
+
+
+def _may_have_errors(row: Row) -> bool:
+    """False for what most runs are, so that a page of them is one query."""
+    went_well = (RunState.RUNNING.value, RunState.SUCCEEDED.value)
+    return bool(row["attempt"] > 1 or (row["attempt"] == 1 and row["state"] not in went_well))
 
 
 def _worker_of(row: Row) -> WorkerInfo:

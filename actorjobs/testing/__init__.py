@@ -3,7 +3,8 @@
 `actorjobs.testing.store_suite` needs pytest and is imported by tests alone.
 """
 
+from actorjobs.testing.dispatchers import Dispatched, InlineDispatcher, RecordingDispatcher
 from actorjobs.testing.memory import MemoryStore
 from actorjobs.testing.memory_rows import MemoryDatabase
 
-__all__ = ["MemoryDatabase", "MemoryStore"]
+__all__ = ["Dispatched", "InlineDispatcher", "MemoryDatabase", "MemoryStore", "RecordingDispatcher"]

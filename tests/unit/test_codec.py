@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import uuid
+from collections import UserDict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from actorjobs import codec
 from actorjobs.codec import LIMITS, MAX_DEPTH
@@ -194,6 +195,20 @@ def test_the_error_and_the_name_are_the_callers() -> None:
         codec.encode_result({"a": object()})
     with pytest.raises(ResultInvalid, match="result takes"):
         codec.encode_result("x" * LIMITS.result)
+
+
+class Hostile(UserDict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError(SECRET)
+
+
+endless = RootModel[Any](None)
+endless.root = endless
+
+
+@pytest.mark.parametrize(("value", "raised"), [(Hostile(a=1), "RuntimeError"), (endless, "RecursionError")])
+def test_a_value_that_fights_back_is_refused(value: Any, raised: str) -> None:
+    assert refusal_of(value) == f"payload cannot be read: looking into it raised {raised}"
 
 
 def test_a_none_beside_many_numbers_costs_little() -> None:

@@ -119,9 +119,8 @@ class StoreMachine:
         for _ in range(steps):
             think = self._random.choices(list(self._thoughts), list(self._thoughts.values()))[0]
             self._learn(await self._do(self._random.choice(self._pairs), think()))
-            await self._clock.advance(
-                self._random.choice([0.001, 0.01, 0.7, 3, 11]) + self._random.randrange(99) / 1000
-            )
+            pause = self._random.choice([0.001, 0.01, 0.7, 3, 11])
+            await self._clock.advance(pause + self._random.randrange(99) / 1000)
         for pair in self._pairs:
             await self._compare_all(pair)
 
@@ -145,7 +144,8 @@ class StoreMachine:
         return answers[0]
 
     def _learn(self, answer: Any) -> None:
-        for item in answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]:
+        items: Sequence[Any] = answer if isinstance(answer, list | tuple) else [answer]  # pyright: ignore[reportUnknownVariableType]
+        for item in items:
             match item:
                 case Taken():
                     self._claims += item.claims
@@ -228,8 +228,8 @@ class StoreMachine:
         delayed = [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.SNOOZED, Outcome.CANCELED]
         outcome = random.choice(ENDED if is_first else delayed)
         if random.random() < 0.1:
-            stranger = random.choice([{"attempt": claim.attempt + 1}, {"owner": "stranger"}, {"run_id": run_id()}])
-            claim = replace(claim, **stranger)
+            newer, stolen = replace(claim, attempt=claim.attempt + 1), replace(claim, owner="stranger")
+            claim = random.choice([newer, stolen, replace(claim, run_id=run_id())])
         return ending(
             claim,
             outcome,
@@ -311,25 +311,26 @@ class StoreMachine:
 
     def _list(self) -> Verb:
         random = self._random
-        states = tuple(random.sample(list(RunState), 3))
-        where: Mapping[str, Any] = random.choice(
+        before = self._clock.now() - timedelta(seconds=20)
+        where = random.choice(
             [
-                *({}, {"state": states}, {"job": JOBS[0]}, {"queue": QUEUES[0]}, {"tenant": "acme"}, {"tag": "red"}),
-                *(
-                    {"search": "100%"},
-                    {"since": self._clock.now() - timedelta(seconds=20)},
-                    {"until": self._clock.now()},
-                ),
+                RunFilter(),
+                RunFilter(state=tuple(random.sample(list(RunState), 3))),
+                RunFilter(job=JOBS[0], queue=QUEUES[0]),
+                RunFilter(tenant="acme"),
+                RunFilter(tag="red"),
+                RunFilter(search="100%"),
+                RunFilter(since=before),
+                RunFilter(until=before),
             ]
         )
         if random.random() < 0.3:
-            return verb("count_by_state", RunFilter(**where))
-        cursor = random.choice([None, self._cursor])
-        return verb("list", RunFilter(**where), limit=random.choice([1, 3, 100]), cursor=cursor)
+            return verb("count_by_state", where)
+        return verb("list", where, limit=random.choice([1, 3, 100]), cursor=random.choice([None, self._cursor]))
 
 
 class Matching(StoreSetting):
-    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("seed", range(120))
     async def test_random_work_is_answered_as_by_a_store_in_memory(
         self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, seed: int
     ) -> None:

@@ -94,6 +94,9 @@ class Reading(StoreSetting):
 
     async def test_a_list_is_newest_first_and_whole(self, store: Store) -> None:
         runs = [await brought_to(store, state, payload=state) for state in RunState]
+        lost = await taken(store)
+        runs.append(await end(store, lost, Outcome.LOST, error='{"name":"WorkerLost","message":"gone"}'))
+        assert len(runs[-1].errors) == 1
         assert list(await store.list(EVERYTHING, limit=100, cursor=None)) == runs[::-1]
 
     async def test_filters(self, store: Store) -> None:
