@@ -213,9 +213,9 @@ def new_traceparent(parent: str | None = None) -> str:
 
 
 def new_id() -> str:
-    """A UUID version 7 (RFC 9562): ordered by time to the millisecond, 74 random bits, not guessable."""
-    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
-    raw[6] = 0x70 | raw[6] & 0x0F
-    raw[8] = 0x80 | raw[8] & 0x3F
-    digits = raw.hex()
+    """A UUID version 7 (RFC 9562, method 3): ordered by time to a quarter of a microsecond, 62 random bits."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    random = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
+    fraction = (rest << 12) // 1_000_000
+    digits = f"{milliseconds:012x}{0x7000 | fraction:04x}{0x8000_0000_0000_0000 | random:016x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

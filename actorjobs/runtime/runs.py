@@ -163,12 +163,14 @@ class Runs:
 
     async def events(self, run_id: str) -> AsyncIterator[HistoryEntry]:
         """What happens to the run, from its acceptance on, as it happens; ends with the run."""
-        seen: set[tuple[str, int, datetime]] = set()
+        seen: set[tuple[str, int, datetime | None]] = set()
         progress: Mapping[str, Any] | None = None
         while True:
             run = await self._store.get(run_id)
             for entry in await self._store.history(run_id):
-                if (key := (entry.event, entry.attempt, entry.at)) not in seen:
+                # An attempt starts once; when exactly, is known a little better after its end.
+                at = None if entry.event == "started" else entry.at
+                if (key := (entry.event, entry.attempt, at)) not in seen:
                     seen.add(key)
                     yield entry
             if run.progress is not None and run.progress != progress:

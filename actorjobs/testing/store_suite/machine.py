@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -118,7 +118,7 @@ class StoreMachine:
         """Do so many things, then compare everything that is left."""
         for _ in range(steps):
             think = self._random.choices(list(self._thoughts), list(self._thoughts.values()))[0]
-            self._learn(await self._do(self._random.choice(self._pairs), think()))
+            self._learn(await self._do(self._random.choice([*self._pairs, *self._pairs[:2]]), think()))
             pause = self._random.choice([0.001, 0.01, 0.7, 3, 11])
             await self._clock.advance(pause + self._random.randrange(99) / 1000)
         for pair in self._pairs:
@@ -144,7 +144,7 @@ class StoreMachine:
         return answers[0]
 
     def _learn(self, answer: Any) -> None:
-        items: Sequence[Any] = answer if isinstance(answer, list | tuple) else [answer]  # pyright: ignore[reportUnknownVariableType]
+        items = cast("Sequence[object]", answer if isinstance(answer, list | tuple) else [answer])
         for item in items:
             match item:
                 case Taken():
@@ -226,7 +226,7 @@ class StoreMachine:
     def _end(self, claim: Claim, *, is_first: bool) -> Settlement:
         random = self._random
         delayed = [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.SNOOZED, Outcome.CANCELED]
-        outcome = random.choice(ENDED if is_first else delayed)
+        outcome = random.choice([*ENDED, Outcome.LOST, Outcome.LOST] if is_first else delayed)
         if random.random() < 0.1:
             newer, stolen = replace(claim, attempt=claim.attempt + 1), replace(claim, owner="stranger")
             claim = random.choice([newer, stolen, replace(claim, run_id=run_id())])
@@ -330,7 +330,7 @@ class StoreMachine:
 
 
 class Matching(StoreSetting):
-    @pytest.mark.parametrize("seed", range(120))
+    @pytest.mark.parametrize("seed", range(6))
     async def test_random_work_is_answered_as_by_a_store_in_memory(
         self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, seed: int
     ) -> None:
