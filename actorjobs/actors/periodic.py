@@ -80,6 +80,11 @@ class Periodic(TaskService):
         self._kicked.set()
 
     @property
+    def is_calling(self) -> bool:
+        """True while a call of `fn` is under way."""
+        return self._calling is not None
+
+    @property
     def holds_current_task(self) -> bool:
         """True also for a caller that runs inside `fn`."""
         return super().holds_current_task or (self._calling is not None and asyncio.current_task() is self._calling)

@@ -17,6 +17,8 @@ from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
 from actorjobs.ports import Claim, Delivery, Demand, Hint, Store, Taken
 
 POLL_SECONDS = 1.0
+NEVER_POLL_SECONDS = 86400.0
+"""Under a virtual clock there is no other process whose commits could go unnoticed."""
 NO_LEASE_SECONDS = 0.25
 STORE_DOWN_SECONDS = 1.0
 DUE_MARGIN_SECONDS = 0.001
@@ -73,7 +75,7 @@ class EmbeddedBroker:
 
     def publish(self, hints: Sequence[Hint]) -> None:
         for queue, delay in {(hint.queue, hint.delay) for hint in hints}:
-            if queue in self._consumers and delay < POLL_SECONDS:
+            if queue in self._consumers and delay < self.poll_seconds():
                 self._consumers[queue].wake_in(delay)
 
     def consume(self, queue: str, jobs: tuple[str, ...], owner: Callable[[], str | None]) -> EmbeddedConsumer:
@@ -118,6 +120,8 @@ class EmbeddedBroker:
             self._wake_all()
 
     def poll_seconds(self) -> float:
+        if self._clock.is_virtual:
+            return NEVER_POLL_SECONDS
         return POLL_SECONDS * self._random.uniform(0.8, 1.2)
 
 

@@ -27,5 +27,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(error: ActorJobsError, status: int) -> None:
-    print(f"actorjobs: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.stderr.write(f"actorjobs: {' '.join(str(error).split())}\n")
     sys.exit(status)

@@ -231,10 +231,11 @@ class Opened:
     @property
     def is_at_rest(self) -> bool:
         """True when nothing is at work here and nothing that is due was left at the last look."""
-        return not self._is_moving() and not self._has_work()
+        return self.recorder.is_idle and self.broker.is_idle and not self._has_work()
 
     def _is_moving(self) -> bool:
-        return not (self.recorder.is_idle and self.broker.is_idle)
+        is_on_duty = self.worker is not None and self.worker.is_on_duty
+        return is_on_duty or not (self.recorder.is_idle and self.broker.is_idle)
 
     def _has_work(self) -> bool:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)

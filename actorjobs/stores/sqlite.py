@@ -67,8 +67,8 @@ class SqliteDatabase:
         except (OperationalError, sqlite3.OperationalError) as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise StoreUnavailable(
-                    f"another writer has held {masked(self.url)} for {LOCK_TIMEOUT_SECONDS:g} s; if it is a transaction "
-                    "of your own around this dispatch, pass it as tx="
+                    f"another writer has held {masked(self.url)} for {LOCK_TIMEOUT_SECONDS:g} s; "
+                    "if it is a transaction of your own around this dispatch, pass it as tx="
                 ) from None
             raise unavailable(error, self.url) from error
 

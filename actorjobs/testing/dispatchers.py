@@ -189,7 +189,9 @@ class RecordingDispatcher(StandIn):
         name = job if isinstance(job, str) else _name_of(job)
         return [dispatched for dispatched in self.dispatches if dispatched.job == name]
 
-    def assert_dispatched(self, job: Any, payload: Any = None, *, times: int | None = None, **options: Any) -> Dispatched:
+    def assert_dispatched(
+        self, job: Any, payload: Any = None, *, times: int | None = None, **options: Any
+    ) -> Dispatched:
         """Fail unless the job was dispatched (so many times), with this payload and these envelope fields if given."""
         found = [one for one in self.of(job) if _fits(one.envelope, payload, options)]
         wanted = f"{_name_of(job)!r}" + (f" with {payload!r}" if payload is not None else "")
@@ -204,7 +206,8 @@ class RecordingDispatcher(StandIn):
     def assert_not_dispatched(self, job: Any) -> None:
         found = self.of(job)
         if found:
-            raise AssertionError(f"{_name_of(job)!r} was dispatched {len(found)} times, first with {found[0].payload!r}")
+            first = found[0].payload
+            raise AssertionError(f"{_name_of(job)!r} was dispatched {len(found)} times, first with {first!r}")
 
     def assert_nothing_dispatched(self) -> None:
         if self.dispatches:

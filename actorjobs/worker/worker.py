@@ -21,7 +21,7 @@ from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
 from actorjobs.ports import Broker, Store
 from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
-from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, beat_once, begin_lease
+from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, begin_lease
 from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
 from actorjobs.worker.performance import CANCEL_GRACE_SECONDS
 from actorjobs.worker.performer import Performer
@@ -29,6 +29,11 @@ from actorjobs.worker.pool import Pool
 from actorjobs.worker.sweeps import OnSettled, Reconciler, expire, purge, rescue
 
 logger = logging.getLogger("actorjobs.worker")
+
+EXPIRY_SECONDS = 1.0
+RETENTION_SECONDS = 60.0
+RESCUE_SECONDS = 2.0
+GUARD_SECONDS = 0.5
 
 Note = Callable[[str, RunState], None]
 
@@ -108,40 +113,45 @@ class Worker:
             )
             for plan in plans
         ]
-        reconciler = Reconciler(store=store, lease=lease, clock=clock)
-        beat: Service
+        control = partial(follow_wishes, store, lease, self.pools, performer.cancel)
+        shared: list[Service] = [
+            self._every("expiry", EXPIRY_SECONDS, partial(expire, store, note)),
+            self._every("retention", RETENTION_SECONDS, partial(purge, store, keep)),
+        ]
         if clock.is_virtual:
-            beat = self._every("heartbeat", BEAT_SECONDS, self._beat_on_loop)
+            # One process that owns its time: nobody can die in it, and every duty costs a step of each second.
+            duties = [BrokerService(broker), *shared, self._every("control", 1.0, control, jitter=0.0)]
         else:
-            beat = Heartbeat(
-                lease=lease,
-                open_store=open_store,
-                clock=clock,
-                on_lost=self._lost,
-                blame=blame,
-                exits_when_stuck=exits_when_stuck,
-            )
-        self._tree = Tree(
-            name="worker",
-            children=[
-                beat,
-                BrokerService(broker),
-                self._every("lease guard", 0.5, self._guard_lease),
-                self._every("reconcile", BEAT_SECONDS, partial(reconciler.reconcile, self._performed, self._lost_run)),
-                self._every("rescue", 2.0, partial(rescue, store, lease, on_settled)),
-                self._every("expiry", 1.0, partial(expire, store, note)),
-                self._every("retention", 60.0, partial(purge, store, keep)),
-                self._every(
-                    "control", CONTROL_SECONDS, partial(follow_wishes, store, lease, self.pools, performer.cancel)
+            reconciler = Reconciler(store=store, lease=lease, clock=clock)
+            reconcile = partial(reconciler.reconcile, self._performed, self._lost_run)
+            duties = [
+                Heartbeat(
+                    lease=lease,
+                    open_store=open_store,
+                    clock=clock,
+                    on_lost=self._lost,
+                    blame=blame,
+                    exits_when_stuck=exits_when_stuck,
                 ),
-                *self.pools,
-            ],
-        )
+                BrokerService(broker),
+                self._every("lease guard", GUARD_SECONDS, self._guard_lease),
+                self._every("reconcile", BEAT_SECONDS, reconcile),
+                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled)),
+                *shared,
+                self._every("control", CONTROL_SECONDS, control),
+            ]
+        self._periodics = [duty for duty in duties if isinstance(duty, Periodic)]
+        self._tree = Tree(name="worker", children=[*duties, *self.pools])
 
     def _every(
         self, name: str, seconds: float, fn: Callable[[], Coroutine[Any, Any, bool | None]], **options: Any
     ) -> Periodic:
         return Periodic(name=name, fn=fn, interval=seconds, clock=self._clock, random=self._random, **options)
+
+    @property
+    def is_on_duty(self) -> bool:
+        """True while a periodic duty is under way."""
+        return any(periodic.is_calling for periodic in self._periodics)
 
     async def start(self) -> None:
         if self._clock.is_virtual:
@@ -193,9 +203,6 @@ class Worker:
         for run_id, at_work in list(self._performer.performing.items()):
             if at_work.claim.owner == owner:
                 self._lost_run(run_id)
-
-    async def _beat_on_loop(self) -> None:
-        await beat_once(self._store, self.lease, self._lost)
 
     async def _guard_lease(self) -> None:
         """Give up work that others may already have taken over."""

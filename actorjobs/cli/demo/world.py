@@ -112,10 +112,10 @@ class World:
 
     def _serve_mail(self, started: threading.Event) -> None:
         self._mail_loop = asyncio.new_event_loop()
-        controller = UnthreadedController(self.post_office, hostname="127.0.0.1", port=0, loop=self._mail_loop)
+        controller: Any = UnthreadedController(self.post_office, hostname="127.0.0.1", port=0, loop=self._mail_loop)
         controller.begin()
-        assert controller.server is not None
-        self.smtp_port = controller.server.sockets[0].getsockname()[1]
+        server: Any = controller.server
+        self.smtp_port = server.sockets[0].getsockname()[1]
         started.set()
         self._mail_loop.run_forever()
         controller.end()

@@ -161,7 +161,7 @@ class StoreMachine:
     # what to do
 
     def _some_id(self) -> str:
-        ids = [one.id for one in self._envelopes[-30:]] + [claim.run_id for claim in self._claims[-5:]]
+        ids = [one.id for one in self._envelopes[-12:]] + [claim.run_id for claim in self._claims[-6:]]
         return self._random.choice([*ids, run_id()])
 
     def _delay(self, seconds: float) -> float:
@@ -178,7 +178,7 @@ class StoreMachine:
             payload=random.choice([{"n": random.randrange(3)}, NASTY, None, [2**63 - 1]]),
             priority=random.choice([0, 4, 4, 9]),
             delay=self._delay(random.choice([0.5, 3, 20])) if not is_first or random.random() < 0.3 else None,
-            expires_in=random.choice([None, None, None, 0.0, 2.0, 30.0]),
+            expires_in=random.choice([None, None, None, None, None, None, 0.0, 2.0, 60.0]),
             max_attempts=random.choice([1, 2, 5]),
             retention=random.choice([None, None, 5.0]),
             idempotency_key=random.choice([None, None, "a", "b"]),
@@ -204,8 +204,8 @@ class StoreMachine:
         demands = [
             Demand(
                 queue=queue,
-                jobs=tuple(random.sample(JOBS, random.randint(1, 3))),
-                limit=random.choice([0, 1, 2, 5, 50]),
+                jobs=tuple(random.sample(JOBS, random.choice([1, 2, 3, 3, 3]))),
+                limit=random.choice([0, 1, 2, 3, 5, 50]),
                 suspects=random.random() < 0.2,
             )
             for queue in random.sample(QUEUES, random.randint(1, 2))
@@ -273,7 +273,7 @@ class StoreMachine:
         )
 
     def _sweep(self) -> Verb:
-        keep = {state: self._random.choice([None, 1.0, 60.0]) for state in RunState}
+        keep = {state: self._random.choice([None, 10.0, 100.0]) for state in RunState}
         limit = self._random.choice([1, 3, 100])
         return self._random.choice([verb("expire", limit), verb("purge", keep, limit)])
 
@@ -284,8 +284,7 @@ class StoreMachine:
                 verb("queues"),
                 verb("declare_queues", random.sample([*QUEUES, "idle"], 2)),
                 verb("set_queue", queue, is_paused=True, reason=NASTY),
-                verb("set_queue", queue, is_paused=False),
-                verb("set_queue", queue, is_paused=False),
+                *[verb("set_queue", queue, is_paused=False)] * 5,
                 verb("set_queue", queue, concurrency=random.randint(1, 9)),
             ]
         )

@@ -1,0 +1,430 @@
+"""What only the SQLite store must do: live with other writers, other processes and broken files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.orm import Session
+
+from actorjobs.clock import SystemClock
+from actorjobs.errors import ActorJobsError, InvalidOption, SchemaOutdated, StoreUnavailable
+from actorjobs.model import RunState
+from actorjobs.ports import Accepted
+from actorjobs.stores import SqlStore, open_store, sqlite, sqlite_sql
+from actorjobs.stores.database import parse_url
+from actorjobs.stores.schema import VERSION_TABLE, metadata
+from actorjobs.stores.sqlite import SqliteDatabase
+from actorjobs.testing.store_suite.setting import EVERYTHING, accepted, brought_to, envelope, take
+
+ROOT = Path(__file__).parents[2]
+
+
+async def opened(url: str, **options: Any) -> SqlStore:
+    store = await open_store(url, namespace="default", clock=SystemClock(), **options)
+    await store.open()
+    return store
+
+
+@pytest.fixture
+async def store(sqlite_url: str) -> AsyncGenerator[SqlStore]:
+    store = await opened(sqlite_url)
+    yield store
+    await store.close()
+
+
+def path_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def other_writer(url: str) -> sqlite3.Connection:
+    """Somebody else's connection, in the middle of a writing transaction."""
+    connection = sqlite3.connect(path_of(url), isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+# --- other writers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def impatient(sqlite_url: str) -> AsyncGenerator[SqlStore]:
+    """A store that waits for others only half a second."""
+    database = SqliteDatabase(parse_url(sqlite_url), lock_timeout=0.5)
+    store = SqlStore(database=database, namespace="default", clock=SystemClock())
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_a_writer_that_holds_the_file_makes_it_unavailable_and_tx_is_named(
+    impatient: SqlStore, sqlite_url: str
+) -> None:
+    with closing(other_writer(sqlite_url)) as writer:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"held .* for 0\.5 s.* tx="):
+            await impatient.insert([envelope()])
+        assert 0.4 < time.monotonic() - began < 3
+        assert len(await impatient.list(EVERYTHING, limit=5, cursor=None)) == 0  # reading goes on
+        writer.execute("ROLLBACK")
+    await accepted(impatient, envelope())
+
+
+async def test_a_writer_is_waited_for(store: SqlStore, sqlite_url: str) -> None:
+    with closing(other_writer(sqlite_url)) as writer:
+        asyncio.get_running_loop().call_later(0.3, writer.execute, "COMMIT")
+        await accepted(store, envelope())
+
+
+async def test_dispatching_beside_ones_own_open_transaction_names_tx(impatient: SqlStore, sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    with Session(engine) as session:
+        session.execute(text("CREATE TABLE orders (id INTEGER)"))
+        session.execute(text("INSERT INTO orders VALUES (1)"))
+        with pytest.raises(StoreUnavailable, match="tx="):
+            await impatient.insert([envelope()])
+        [inside] = await impatient.insert_all([envelope()], session)
+        session.commit()
+    engine.dispose()
+    assert (await impatient.get(inside.run_id)).state is RunState.QUEUED
+
+
+async def test_a_synchronous_caller_inserts_in_its_own_transaction(store: SqlStore, sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    with Session(engine) as session, engine.connect() as connection:
+        one, two = envelope(), envelope()
+        assert store.insert_in([one], session) == [Accepted(run_id=one.id, existing=False)]
+        session.rollback()
+        assert store.insert_in([two], connection) == [Accepted(run_id=two.id, existing=False)]
+        connection.commit()
+    engine.dispose()
+    assert [run.id for run in await store.list(EVERYTHING, limit=5, cursor=None)] == [two.id]
+
+
+async def test_outside_the_loop_only_synchronous_transactions_are_taken(store: SqlStore) -> None:
+    async with store.engine.connect() as connection:
+        with pytest.raises(InvalidOption, match="Session or Connection"):
+            store.insert_in([envelope()], connection)
+
+
+async def test_a_transaction_on_another_kind_of_database_is_refused(store: SqlStore) -> None:
+    connection = create_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none")
+    with Session(connection) as session, pytest.raises((InvalidOption, Exception)) as refusal:
+        await store.insert_all([envelope()], session)
+    assert not isinstance(refusal.value, AssertionError)
+
+
+# --- how it is set up ------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_survives_a_power_cut(sqlite_url: str) -> None:
+    database = SqliteDatabase(parse_url(sqlite_url))
+
+    def settings(connection: Connection) -> tuple[Any, ...]:
+        return tuple(connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous"))
+
+    assert await database.write(settings) == await database.read(settings) == ("wal", 2)
+    await database.close()
+
+
+async def test_a_new_file_migrates_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    store = await opened(url)
+    await accepted(store, envelope())
+    await store.close()
+    again = await opened(url)
+    assert len(await again.list(EVERYTHING, limit=5, cursor=None)) == 1
+    await again.close()
+
+
+async def test_the_migrated_schema_is_the_one_the_code_knows(sqlite_url: str) -> None:
+    engine = create_engine(sqlite_url)
+    options = {"compare_type": True, "compare_server_default": True, "include_object": _is_not_the_version}
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+    engine.dispose()
+
+
+def _is_not_the_version(_item: object, name: str | None, *_rest: object) -> bool:
+    return name != VERSION_TABLE
+
+
+async def test_a_newer_schema_is_refused(store: SqlStore, sqlite_url: str) -> None:
+    async with store.engine.begin() as connection:
+        await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    newer = await open_store(sqlite_url, namespace="default", clock=SystemClock())
+    with pytest.raises(SchemaOutdated, match=r"9999.*upgrade the package"):
+        await newer.open()
+    await newer.close()
+
+
+async def test_in_memory_and_inline_it_is_a_store_too(sqlite_url: str) -> None:
+    for url, options in (("sqlite://", {}), ("sqlite:///:memory:", {"inline": True}), (sqlite_url, {"inline": True})):
+        store = await opened(url, **options)
+        [new] = await accepted(store, envelope())
+        assert [claim.run_id for claim in await take(store)] == [new]
+        await store.close()
+
+
+async def test_a_store_in_memory_has_no_engine_for_others() -> None:
+    store = await opened("sqlite://")
+    with pytest.raises(InvalidOption, match="use a file"):
+        _ = store.engine
+    await store.close()
+
+
+async def test_a_closed_store_says_so(store: SqlStore) -> None:
+    await store.close()
+    for verb in (store.insert([envelope()]), store.list(EVERYTHING, limit=1, cursor=None)):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await verb
+
+
+async def test_a_canceled_caller_leaves_nothing_half_done(store: SqlStore, sqlite_url: str) -> None:
+    one = envelope()
+    with closing(other_writer(sqlite_url)) as writer:
+        waiting = asyncio.create_task(store.insert([one]))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        asyncio.get_running_loop().call_later(0.1, writer.execute, "COMMIT")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert (await store.get(one.id)).id == one.id  # it was on its way, and had an end before the cancel was passed on
+    await accepted(store, envelope())
+
+
+# --- addresses and files that cannot be ------------------------------------------------------------------------------
+
+SECRET = "s3cr3t-w0rd"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "store.db",
+        "not a url",
+        "://",
+        f"mysql://root:{SECRET}@localhost/jobs",
+        f"oracle+cx://scott:{SECRET}@h/d",
+        "sqlite://localhost/store.db",
+        f"sqlite://user:{SECRET}@/store.db",
+        "sqlite:///store.db?mode=ro",
+        "sqlite:////no/such/folder/store.db",
+        f"sqlite:///{Path(__file__).parent}",
+        f"postgresql://user:{SECRET}@localhost:99999/jobs",
+        f"postgresql://user:{SECRET}@localhost:port/jobs",
+        f"postgresql://user:{SECRET}@localhost",
+        f"postgresql://user:{SECRET}@localhost/jobs?sslmode=perhaps",
+        f"postgresql://user:{SECRET}@localhost/jobs?pool=7",
+        f"postgresql://user:{SECRET}@localhost/jobs?prepared_statements=maybe",
+    ],
+)
+async def test_an_address_that_cannot_be_is_refused_in_one_line(url: str) -> None:
+    with pytest.raises(InvalidOption) as refusal:
+        await open_store(url, namespace="default", clock=SystemClock())
+    assert SECRET not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+async def test_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sqlite, "_file_system", lambda _folder: "nfs4")
+    with pytest.raises(InvalidOption, match=r"network file system \(nfs4\)"):
+        await open_store(f"sqlite:///{tmp_path}/store.db", namespace="default", clock=SystemClock())
+
+
+async def fails_to_open(path: Path) -> ActorJobsError:
+    """How a store answers that cannot work with what is there."""
+    store = await open_store(f"sqlite:///{path}", namespace="default", clock=SystemClock())
+    with pytest.raises(ActorJobsError) as refusal:
+        await store.open()
+        await store.insert([envelope()])
+    await store.close()
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+    return refusal.value
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "letter.db"
+    path.write_text("Dear Sir or Madam, " * 500)
+    assert isinstance(await fails_to_open(path), StoreUnavailable)
+    assert path.read_text().startswith("Dear Sir")
+
+
+async def test_a_damaged_database_is_unavailable(store: SqlStore, sqlite_url: str) -> None:
+    await accepted(store, *(envelope(payload="x" * 1000) for _ in range(300)))
+    await store.close()
+    path, noise = path_of(sqlite_url), random.Random(7)
+    content = bytearray(path.read_bytes())
+    content[4096:] = noise.randbytes(len(content) - 4096)
+    path.write_bytes(content)
+    assert isinstance(await fails_to_open(path), StoreUnavailable)
+
+
+async def test_a_file_that_cannot_be_made_is_unavailable() -> None:
+    assert isinstance(await fails_to_open(Path("/proc/self/store.db")), StoreUnavailable)
+
+
+READ_ONLY = """
+import asyncio, os, sys
+from actorjobs.clock import SystemClock
+from actorjobs.errors import StoreUnavailable
+from actorjobs.model import Envelope
+from actorjobs.stores import open_store
+
+async def main():
+    if os.getuid() == 0:
+        os.setuid(65534)  # root may write anywhere
+    store = await open_store(sys.argv[1], namespace="default", clock=SystemClock())
+    try:
+        await store.open()
+        await store.insert([Envelope(job="j", queue="q")])
+    except StoreUnavailable as refusal:
+        print(refusal)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def run_python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own that runs this."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def test_a_file_that_may_not_be_written_is_unavailable(store: SqlStore, sqlite_url: str) -> None:
+    await store.close()
+    path = path_of(sqlite_url)
+    path.chmod(0o444)
+    for folder in (path.parent, path.parent.parent):
+        folder.chmod(0o555)
+    try:
+        output, problems = await asyncio.to_thread(run_python(READ_ONLY, sqlite_url).communicate, timeout=30)
+    finally:
+        for folder in (path.parent, path.parent.parent):
+            folder.chmod(0o755)
+    assert problems == ""
+    assert "does not answer" in output
+    assert len(output.splitlines()) == 1
+
+
+# --- other processes -------------------------------------------------------------------------------------------------
+
+OPEN_AND_INSERT = """
+import asyncio, sys, time
+from actorjobs.clock import SystemClock
+from actorjobs.model import Envelope
+from actorjobs.stores import open_store
+
+async def main():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store = await open_store(sys.argv[1], namespace="default", clock=SystemClock())
+    await store.open()
+    for number in range(int(sys.argv[2])):
+        sys.stdin.readline()
+        await store.insert([Envelope(job="suite:job", queue="suite", payload=number)])
+        print(repr(time.time()), flush=True)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_many_processes_open_a_new_file_at_once(quick_folder: Path) -> None:
+    processes = 6
+    for attempt in range(2):
+        url = f"sqlite:///{quick_folder}/fresh-{attempt}.db"
+        started = [run_python(OPEN_AND_INSERT, url, "5") for _ in range(processes)]
+        for process in started:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+        ends = await asyncio.gather(
+            *(asyncio.to_thread(process.communicate, "\n" * 6, timeout=30) for process in started)
+        )
+        assert [problems for _, problems in ends] == [""] * processes
+        store = await opened(url)
+        assert len(await store.list(EVERYTHING, limit=100, cursor=None)) == 5 * processes
+        await store.close()
+
+
+async def test_another_processs_commit_is_noticed_at_once(store: SqlStore, sqlite_url: str) -> None:
+    process = run_python(OPEN_AND_INSERT, sqlite_url, "10")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    noticed: list[float] = []
+    delays: list[float] = []
+    async with store.watch(lambda: noticed.append(time.time())):
+        process.stdin.write("\n")
+        await asyncio.to_thread(process.stdout.readline)
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            noticed.clear()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            committed = float(await asyncio.to_thread(process.stdout.readline))
+            while not noticed and time.time() < committed + 2:
+                await asyncio.sleep(0.005)
+            delays.append(noticed[0] - committed if noticed else 2.0)
+    await asyncio.to_thread(process.communicate)
+    assert sorted(delays)[7] < 0.1, delays  # of ten, on a busy machine
+    assert max(delays) < 1, delays
+
+
+async def test_ones_own_commits_are_no_news(store: SqlStore) -> None:
+    noticed: list[str] = []
+    async with store.watch(lambda: noticed.append("!")):
+        await asyncio.sleep(0.1)
+        noticed.clear()
+        for _ in range(3):
+            await accepted(store, envelope())
+        await asyncio.sleep(0.1)
+    assert noticed == []
+
+
+async def test_a_watch_outlives_trouble(store: SqlStore) -> None:
+    async with store.watch(lambda: None):
+        await store.close()
+        await asyncio.sleep(0.1)
+
+
+# --- statements ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [sqlite_sql._DUE, sqlite_sql._DUE_SUSPECTS, sqlite_sql._NEXT, sqlite_sql._SUSPECT_DUE, sqlite_sql._SETTLE],
+    ids=["due", "suspects", "next", "suspect due", "settle"],
+)
+async def test_hot_statements_go_by_index(store: SqlStore, statement: str) -> None:
+    await brought_to(store, RunState.SUCCEEDED)
+    named = {"ns": "default", "queue": "q", "now": 0, "limit": 10, "jobs": "[]"}
+    async with store.engine.connect() as connection:
+        placed: Any = tuple("0" * statement.count("?")) or named
+        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", placed)).all()
+    steps = [str(row[3]) for row in plan]
+    assert any("INDEX" in step for step in steps), steps
+    assert not [step for step in steps if step.startswith("SCAN actorjobs_runs") and "INDEX" not in step], steps
+    assert not [step for step in steps if "TEMP B-TREE" in step], steps
