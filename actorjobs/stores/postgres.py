@@ -144,7 +144,10 @@ def _driver_settings(url: URL) -> tuple[URL, dict[str, Any]]:
         if mode not in _SSL_MODES:
             raise InvalidOption(f"sslmode is one of {', '.join(sorted(_SSL_MODES))}")
         arguments["ssl"] = mode
-    if query.pop("prepared_statements", "on") == "off":
+    prepared = query.pop("prepared_statements", "on")
+    if prepared not in ("on", "off"):
+        raise InvalidOption("prepared_statements is on or off")
+    if prepared == "off":
         # For PgBouncer in transaction mode, where a prepared statement may be gone at the next use.
         arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
     for name in ("host", "port"):

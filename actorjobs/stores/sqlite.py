@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -35,16 +35,18 @@ NETWORK_FILE_SYSTEMS = frozenset(
 class SqliteDatabase:
     """A database file (or memory, for tests) and the threads that work on it."""
 
-    def __init__(self, url: URL, *, inline: bool = False) -> None:
+    def __init__(self, url: URL, *, inline: bool = False, lock_timeout: float = LOCK_TIMEOUT_SECONDS) -> None:
         self.url = _checked(url)
         self._in_memory = _is_memory(self.url)
-        self._writer_engine = _engine(self.url)
+        self._lock_timeout = lock_timeout
+        self._writer_engine = _engine(self.url, lock_timeout)
         self._inline = inline
         self._writer = ThreadPoolExecutor(1, "actorjobs-writer")
         self._readers = self._writer if self._in_memory else ThreadPoolExecutor(2, "actorjobs-reader")
-        self._reader_engine = self._writer_engine if self._in_memory else _engine(self.url, is_writer=False)
+        self._reader_engine = (
+            self._writer_engine if self._in_memory else _engine(self.url, lock_timeout, is_writer=False)
+        )
         self._async_engine: AsyncEngine | None = None
-        self._own_commits = 0
 
     @property
     def engine(self) -> AsyncEngine:
@@ -64,10 +66,13 @@ class SqliteDatabase:
         try:
             with engine.begin() as connection:
                 return work(connection)
-        except (OperationalError, sqlite3.OperationalError) as error:
-            if "locked" in str(error) or "busy" in str(error):
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            cause: Any = error.orig if isinstance(error, DatabaseError) else error
+            if type(cause) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
+                raise  # a row that the file refuses, not a file that refuses
+            if "locked" in str(cause) or "busy" in str(cause):
                 raise StoreUnavailable(
-                    f"another writer has held {masked(self.url)} for {LOCK_TIMEOUT_SECONDS:g} s; "
+                    f"another writer has held {masked(self.url)} for {self._lock_timeout:g} s; "
                     "if it is a transaction of your own around this dispatch, pass it as tx="
                 ) from None
             raise unavailable(error, self.url) from error
@@ -92,14 +97,15 @@ class SqliteDatabase:
                 await task
 
     async def _watch(self, notice: Callable[[], None]) -> None:
-        seen = await self._data_version()
+        seen: int | None = None
         while True:
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
             with suppress(StoreUnavailable, DBAPIError):
                 version = await self._data_version()
                 if version != seen:
+                    if seen is not None:
+                        notice()
                     seen = version
-                    notice()
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
     async def _data_version(self) -> int:
         def ask() -> int:
@@ -136,11 +142,11 @@ async def _to_its_end(work: asyncio.Future[T]) -> T:
         raise
 
 
-def _engine(url: URL, *, is_writer: bool = True) -> Engine:
+def _engine(url: URL, lock_timeout: float, *, is_writer: bool = True) -> Engine:
     pool: dict[str, Any] = {"poolclass": StaticPool} if is_writer else {"pool_size": 2, "max_overflow": 0}
     engine = create_engine(
         url.set(drivername="sqlite+pysqlite"),
-        connect_args={"check_same_thread": False, "timeout": LOCK_TIMEOUT_SECONDS},
+        connect_args={"check_same_thread": False, "timeout": lock_timeout},
         **pool,
     )
 

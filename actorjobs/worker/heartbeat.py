@@ -176,7 +176,8 @@ class Heartbeat:
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), TICK_SECONDS)
             await self._look_at_loop(store)
-            if time.monotonic() >= next_beat and not self._is_stuck and not ending.is_set():
+            is_due = time.monotonic() >= next_beat or self._lease.owner is None
+            if is_due and not self._is_stuck and not ending.is_set():
                 next_beat = time.monotonic() + (BEAT_SECONDS if await self._beat_safely(store) else BEAT_RETRY_SECONDS)
 
     async def _beat_safely(self, store: Store) -> bool:

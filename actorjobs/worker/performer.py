@@ -68,7 +68,9 @@ class Performer:
         except StoreUnavailable:
             logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
         finally:
-            self.performing.pop(claim.run_id, None)
+            at_work = self.performing.get(claim.run_id)
+            if at_work is not None and at_work.claim is claim:
+                del self.performing[claim.run_id]
 
     def cancel(self, run_id: str, reason: CancelReason) -> None:
         """Ask the handler of this run to end, if it is performed here."""
@@ -93,6 +95,9 @@ class Performer:
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, 0.0)
         performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)
+        if claim.run_id in self.performing:
+            # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
+            self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
         work = handle(
             definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads

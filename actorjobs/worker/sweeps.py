@@ -24,9 +24,13 @@ NEVER = 1e9
 OnSettled = Callable[[Settlement, RunState | None], None]
 
 
-async def rescue(store: Store, lease: Lease, on_settled: OnSettled) -> bool:
-    """Take back the runs of dead workers. True when there may be more."""
-    known_dead = [w.id for w in await store.workers() if not w.is_dead and w.id != lease.owner and is_known_dead(w)]
+async def rescue(store: Store, lease: Lease, on_settled: OnSettled, on_lost: Callable[[str], None]) -> bool:
+    """Take back the runs of dead workers; `on_lost` when this one is found among them. True when there may be more."""
+    workers, owner = await store.workers(), lease.owner
+    if owner is not None and any(worker.id == owner and worker.is_dead for worker in workers):
+        lease.end()
+        on_lost(owner)
+    known_dead = [w.id for w in workers if not w.is_dead and w.id != owner and is_known_dead(w)]
     if lease.is_steady or known_dead:
         await store.declare_dead(DEAD_AFTER_SECONDS if lease.is_steady else NEVER, known_dead)
     lost = await store.lost_runs(RESCUE_LIMIT)

@@ -114,9 +114,10 @@ class Worker:
             for plan in plans
         ]
         control = partial(follow_wishes, store, lease, self.pools, performer.cancel)
+        jitter = 0.0 if clock.is_virtual else 0.1  # many processes must not sweep in step
         shared: list[Service] = [
-            self._every("expiry", EXPIRY_SECONDS, partial(expire, store, note)),
-            self._every("retention", RETENTION_SECONDS, partial(purge, store, keep)),
+            self._every("expiry", EXPIRY_SECONDS, partial(expire, store, note), jitter=jitter),
+            self._every("retention", RETENTION_SECONDS, partial(purge, store, keep), jitter=jitter),
         ]
         if clock.is_virtual:
             # One process that owns its time: nobody can die in it, and every duty costs a step of each second.
@@ -136,7 +137,7 @@ class Worker:
                 BrokerService(broker),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
-                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled)),
+                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
                 *shared,
                 self._every("control", CONTROL_SECONDS, control),
             ]

@@ -13,7 +13,14 @@ import pytest
 
 pytest.register_assert_rewrite("actorjobs.testing.store_suite")
 
-from tests.contract.databases import create_database, drop_database, emptied, migrated_file  # noqa: E402
+from tests.contract.databases import (  # noqa: E402
+    NO_POSTGRES,
+    POSTGRES_SERVER,
+    create_database,
+    drop_database,
+    emptied,
+    migrated_file,
+)
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -45,13 +52,9 @@ def sqlite_url(sqlite_template: Path, quick_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """The address of a PostgreSQL server on which databases may be made."""
-    url = os.environ.get("ACTORJOBS_TEST_POSTGRES_URL")
-    if url:
-        return url
-    hint = 'no PostgreSQL to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
-    if os.environ.get("CI") == "true":
-        pytest.fail(hint)
-    pytest.skip(hint)
+    if POSTGRES_SERVER is None:
+        pytest.fail(NO_POSTGRES)  # with CI=true; otherwise the test was skipped
+    return POSTGRES_SERVER
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""First honest figures: `python -m benchmarks`."""

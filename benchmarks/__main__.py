@@ -1,0 +1,149 @@
+"""Runs per second with full history: dispatched, executed and recorded, payload validated twice, durable commits.
+
+    python -m benchmarks [--runs N] [--concurrency C] [--repeat R]
+
+SQLite runs with `synchronous=FULL`; PostgreSQL (ACTORJOBS_TEST_POSTGRES_URL) with its own defaults. Producer and worker
+share one process and one event loop. Machines are noisy: the median of the repeats counts, and only ratios of figures
+of one run of this program mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from pydantic import BaseModel
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import actorjobs as aj
+from actorjobs.clock import SystemClock
+from actorjobs.stores import open_store
+
+IDLE_DISPATCHES = 200
+IN_FLIGHT = 200
+
+
+class Welcome(BaseModel):
+    email: str
+    title: str
+
+
+PAYLOAD = Welcome(email="someone@example.org", title="a title of some length, as such titles are")
+done = 0
+
+
+@aj.job("bench:noop", queue="bench")
+async def noop(payload: Welcome) -> None:
+    global done
+    done += 1
+
+
+async def measure(store: str, runs: int, concurrency: int) -> dict[str, float]:
+    """One repeat on a fresh namespace: figures per second, and milliseconds for a lone dispatch."""
+    namespace = f"bench-{uuid.uuid4().hex[:8]}"
+    runtime = aj.Runtime(store=store, namespace=namespace, jobs=[noop], queues={"bench": concurrency})
+    figures: dict[str, float] = {}
+    async with runtime.client():
+        latencies = []
+        for _ in range(IDLE_DISPATCHES):
+            began = time.perf_counter()
+            await noop.dispatch(PAYLOAD)
+            latencies.append(time.perf_counter() - began)
+        figures["idle dispatch p50 ms"] = statistics.median(latencies) * 1e3
+        began = time.perf_counter()
+        await dispatch(runs)
+        figures["dispatch/s"] = runs / (time.perf_counter() - began)
+    figures["drain/s"] = await until_done(runtime, runs + IDLE_DISPATCHES, dispatching=0)
+    figures["end to end/s"] = await until_done(runtime, runs, dispatching=runs)
+    return figures
+
+
+async def dispatch(runs: int) -> None:
+    window = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one() -> None:
+        async with window:
+            await noop.dispatch(PAYLOAD)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(runs):
+            group.create_task(one())
+
+
+async def until_done(runtime: aj.Runtime, runs: int, *, dispatching: int) -> float:
+    """Runs per second until every run is on record as succeeded; opening and closing are not counted."""
+    global done
+    done = 0
+    async with runtime:
+        already = (await runtime.runs.count_by_state())[aj.RunState.SUCCEEDED]
+        began = time.perf_counter() if dispatching else None
+        if dispatching:
+            await dispatch(dispatching)
+        while done == 0:
+            await asyncio.sleep(0.001)
+        began = began or time.perf_counter()
+        while done < runs:
+            await asyncio.sleep(0.005)
+        while (await runtime.runs.count_by_state())[aj.RunState.SUCCEEDED] - already < runs:
+            await asyncio.sleep(0.005)
+        return runs / (time.perf_counter() - began)
+
+
+async def postgres_store() -> str | None:
+    """A fresh database on the test server; None without one."""
+    server = os.environ.get("ACTORJOBS_TEST_POSTGRES_URL")
+    if server is None:
+        return None
+    name = f"aj_bench_{uuid.uuid4().hex[:8]}"
+    engine = create_async_engine(make_url(server).set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    await engine.dispose()
+    url = make_url(server).set(database=name).render_as_string(hide_password=False)
+    store = await open_store(url, namespace="bench", clock=SystemClock())
+    await store.migrate()
+    await store.close()
+    return url
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks")
+    parser.add_argument("--runs", type=int, default=5000)
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[10, 100])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    results: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {"sqlite": f"sqlite:///{folder}/bench.db", "postgresql": await postgres_store()}
+        for concurrency in asked.concurrency:
+            for name, store in stores.items():
+                if store is None:
+                    sys.stdout.write("postgresql: skipped, ACTORJOBS_TEST_POSTGRES_URL is not set\n")
+                    continue
+                repeats = [await measure(store, asked.runs, concurrency) for _ in range(asked.repeat)]
+                medians = {key: statistics.median(repeat[key] for repeat in repeats) for key in repeats[0]}
+                results.append({"store": name, "concurrency": concurrency, **medians})
+                shown = "   ".join(
+                    f"{key} {value:,.2f}" if value < 100 else f"{key} {value:,.0f}" for key, value in medians.items()
+                )
+                sys.stdout.write(f"{name:<11} concurrency {concurrency:<4} {shown}\n")
+                sys.stdout.flush()
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, {asked.runs} runs, median of {asked.repeat}"
+    sys.stdout.write(f"({machine})\n")
+    if asked.json is not None:
+        asked.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
