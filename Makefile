@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test crash bench lint format services-up services-down
+.PHONY: docs help demo test crash bench lint format services-up services-down
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
@@ -21,6 +21,9 @@ bench: ## runs per second, on SQLite and PostgreSQL
 
 lint: ## the static checks alone
 	@scripts/test --checks
+
+docs: ## write the pages that are generated from code
+	@source scripts/_env; use_environment test; "$$python" -c "from actorjobs.lifecycle import diagram; print(diagram(), end='')" > docs/lifecycle.md
 
 format: ## format, and mend what can be mended
 	@source scripts/_env; use_environment test; "$$python" -m ruff format .; "$$python" -m ruff check --fix .

@@ -147,3 +147,38 @@ def _rescue(standing: Standing, *, counts: bool) -> Decision:
         losses=losses,
         reason="poison" if poison else None,
     )
+
+
+def diagram() -> str:
+    """`docs/lifecycle.md`: the table as a picture (Mermaid) and as rows. `make docs` writes it."""
+    lines = [
+        "# The life of a run",
+        "",
+        "Generated from the table in `actorjobs/lifecycle.py` by `make docs`; a test keeps it true.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> scheduled: dispatch, due later",
+        "    [*] --> queued: dispatch, due now",
+        *(f"    {state} --> {after}: {transition}" for (state, transition), after in TABLE.items()),
+        *(f"    {state} --> [*]" for state in RunState if state in TERMINAL),
+        "```",
+        "",
+        "| from | what happens | to |",
+        "|---|---|---|",
+        *(f"| {state} | {transition} | {after} |" for (state, transition), after in TABLE.items()),
+        "",
+        f"Waiting: {_listed(WAITING)}. Terminal: {_listed(TERMINAL)}. Only an operator's `retry` leads out of a "
+        f"terminal state ({_listed(REOPENABLE)}); a succeeded run is never reopened.",
+        "",
+        "A run whose worker died is rescued: the first loss costs nothing, further ones back off, and "
+        f"{LOSSES_UNTIL_POISON} in a row make it a dead letter with the reason `poison`. From {LOSSES_UNTIL_SUSPECT} "
+        "losses on it is a suspect: a process performs at most one of these at a time, and when it dies only the "
+        "suspect is counted.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(states: frozenset[RunState]) -> str:
+    return ", ".join(f"`{state}`" for state in RunState if state in states)

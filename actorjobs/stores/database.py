@@ -55,9 +55,10 @@ def parse_url(url: str) -> URL:
             "the store's address is not a URL: write sqlite:///file.db or postgresql://user:password@host/database"
         ) from None
     _check_port(parsed)
-    backend = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
-    if backend not in LANES:
-        raise InvalidOption(f"no store speaks {backend!r}: use sqlite:/// or postgresql://")
+    if parsed.get_backend_name() == "postgres":
+        parsed = parsed.set(drivername="postgresql")
+    if parsed.get_backend_name() not in LANES:
+        raise InvalidOption(f"no store speaks {parsed.get_backend_name()!r}: use sqlite:/// or postgresql://")
     return parsed
 
 

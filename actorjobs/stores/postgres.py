@@ -29,7 +29,8 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
 RETRIES = 8
 _TRY_AGAIN = frozenset({"40001", "40P01"})
-_NO_ANSWER = ("08", "57P", "53", "55P03")
+_NO_ANSWER = ("08", "25006", "28", "3D", "53", "55P03", "57", "58", "XX")
+"""Beginnings of SQLSTATEs that are about the server, or the way to it, and not about what was asked of it."""
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
 

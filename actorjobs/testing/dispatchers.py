@@ -298,6 +298,3 @@ def _finished(envelope: Envelope, state: RunState, *, result: Any = None, error:
         completed_at=None if has_failed else now,
         failed_at=now if has_failed else None,
     )
-
-
-

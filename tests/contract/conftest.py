@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ pytest.register_assert_rewrite("actorjobs.testing.store_suite")
 from tests.contract.databases import (  # noqa: E402
     NO_POSTGRES,
     POSTGRES_SERVER,
+    Stores,
     create_database,
     drop_database,
     emptied,
@@ -47,6 +49,12 @@ def sqlite_url(sqlite_template: Path, quick_folder: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(dir=quick_folder) as folder:
         shutil.copy(sqlite_template, Path(folder) / "store.db")
         yield f"sqlite:///{folder}/store.db"
+
+
+@pytest.fixture
+async def stores() -> AsyncGenerator[Stores]:
+    async with AsyncExitStack() as stack:
+        yield Stores(stack)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from actorjobs.clock import Clock
+from actorjobs.clock import Clock, SystemClock
 from actorjobs.ports import Store
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.stores.migrate import upgrade
@@ -90,6 +90,23 @@ async def opening(url: str) -> AsyncGenerator[OpenStore]:
             return store
 
         yield opened
+
+
+class Stores:
+    """Makes stores on databases anywhere, and closes them in the end."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def made(self, url: str, *, clock: Clock | None = None, **options: Any) -> SqlStore:
+        store = await open_store(url, namespace="default", clock=clock or SystemClock(), **options)
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def opened(self, url: str, *, clock: Clock | None = None, **options: Any) -> SqlStore:
+        store = await self.made(url, clock=clock, **options)
+        await store.open()
+        return store
 
 
 def engine_of(store: Store) -> AsyncEngine:

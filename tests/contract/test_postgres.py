@@ -19,15 +19,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from actorjobs.clock import Clock, SystemClock
+from actorjobs.clock import SystemClock
 from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import Outcome, RunState
 from actorjobs.ports import Accepted, Claim
 from actorjobs.stores import SqlStore, open_store, sql
-from actorjobs.stores.migrate import upgrade
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import row_or_refusal
-from actorjobs.stores.schema import VERSION_TABLE, metadata
+from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata
 from actorjobs.testing.store_suite.setting import (
     EVERYTHING,
     JOB,
@@ -39,22 +38,14 @@ from actorjobs.testing.store_suite.setting import (
     taken,
     worker,
 )
-from tests.contract.databases import admin_engine, create_database, drop_database, needs_postgres
+from tests.contract.databases import Stores, admin_engine, create_database, drop_database, needs_postgres
 
 SECRET = "s3cr3t-w0rd"
 
 
-async def opened(url: str, *, clock: Clock | None = None, namespace: str = "default") -> SqlStore:
-    store = await open_store(url, namespace=namespace, clock=clock or SystemClock())
-    await store.open()
-    return store
-
-
 @pytest.fixture
-async def store(postgres_url: str) -> AsyncGenerator[SqlStore]:
-    store = await opened(postgres_url)
-    yield store
-    await store.close()
+async def store(stores: Stores, postgres_url: str) -> SqlStore:
+    return await stores.opened(postgres_url)
 
 
 @pytest.fixture
@@ -95,11 +86,10 @@ async def test_an_address_that_cannot_be_is_refused_in_one_line(url: str) -> Non
     assert "\n" not in str(refusal.value)
 
 
-async def _is_unavailable(url: str) -> str:
-    store = await open_store(url, namespace="default", clock=SystemClock())
+async def _is_unavailable(stores: Stores, url: str) -> str:
+    store = await stores.made(url)
     with pytest.raises(StoreUnavailable) as refusal:
         await store.open()
-    await store.close()
     assert SECRET not in str(refusal.value)
     assert SECRET not in repr(store)
     assert SECRET not in store.url
@@ -115,56 +105,60 @@ def silent_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-async def test_a_server_that_is_not_there_is_unavailable(silent_port: int) -> None:
+async def test_a_server_that_is_not_there_is_unavailable(stores: Stores, silent_port: int) -> None:
     for host in ("127.0.0.1", "no-such-host.invalid"):
-        assert host in await _is_unavailable(f"postgresql://user:{SECRET}@{host}:{silent_port}/jobs")
+        assert host in await _is_unavailable(stores, f"postgresql://user:{SECRET}@{host}:{silent_port}/jobs")
 
 
-async def test_a_server_that_speaks_something_else_is_unavailable() -> None:
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+NOT_POSTGRES = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+ASKS_FOR_PASSWORD = b"R\x00\x00\x00\x08\x00\x00\x00\x03"
+REFUSES_PASSWORD = b"E\x00\x00\x00\x3bSFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
+
+
+@pytest.mark.parametrize("answers", [[NOT_POSTGRES], [ASKS_FOR_PASSWORD, REFUSES_PASSWORD]], ids=["other", "password"])
+async def test_a_server_that_refuses_is_unavailable(stores: Stores, answers: list[bytes]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for line in answers:
+            await reader.read(1000)
+            writer.write(line)
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    await _is_unavailable(f"postgresql://user:{SECRET}@127.0.0.1:{port}/jobs?sslmode=disable")
-    server.close()
-    await server.wait_closed()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await _is_unavailable(stores, f"postgresql://user:{SECRET}@127.0.0.1:{port}/jobs?sslmode=disable")
 
 
 @needs_postgres
-async def test_strangers_are_not_let_in_and_no_password_is_shown(postgres_url: str) -> None:
+async def test_strangers_are_not_let_in_and_no_password_is_shown(stores: Stores, postgres_url: str) -> None:
     url = make_url(postgres_url)
     for wrong in (
         url.set(username="nobody-of-that-name", password=SECRET),
         url.set(password=SECRET, database="no-such-database"),
     ):
-        await _is_unavailable(wrong.render_as_string(hide_password=False))
+        await _is_unavailable(stores, wrong.render_as_string(hide_password=False))
 
 
 @needs_postgres
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
 @pytest.mark.parametrize("options", ["", "?sslmode=prefer", "?prepared_statements=off"])
-async def test_any_spelling_of_the_address_works(postgres_url: str, scheme: str, options: str) -> None:
-    store = await opened(postgres_url.replace("postgresql", scheme, 1) + options)
+async def test_any_spelling_of_the_address_works(stores: Stores, postgres_url: str, scheme: str, options: str) -> None:
+    store = await stores.opened(postgres_url.replace("postgresql", scheme, 1) + options)
     async with AsyncSession(store.engine) as session:
         [inside] = await store.insert_all([envelope()], session)
         await session.commit()
     assert [claim.run_id for claim in await take(store)] == [inside.run_id]
-    await store.close()
 
 
 @needs_postgres
-async def test_prepared_statements_can_be_switched_off(postgres_url: str) -> None:
+async def test_prepared_statements_can_be_switched_off(stores: Stores, postgres_url: str) -> None:
     left: dict[str, int] = {}
     for switch in ("on", "off"):
-        store = await opened(f"{postgres_url}?prepared_statements={switch}")
+        store = await stores.opened(f"{postgres_url}?prepared_statements={switch}")
         claim = await taken(store)
         assert list(await store.settle([ending(claim)])) == [RunState.SUCCEEDED]
         async with store.engine.connect() as connection:
             found = await connection.execute(text("SELECT count(*) FROM pg_prepared_statements"))
             left[switch] = found.scalar_one()
-        await store.close()
     assert left["on"] > 0
     assert left["off"] == 0
 
@@ -172,25 +166,36 @@ async def test_prepared_statements_can_be_switched_off(postgres_url: str) -> Non
 # --- schema ----------------------------------------------------------------------------------------------------------
 
 
-@needs_postgres
-async def test_a_database_without_tables_is_outdated_until_it_is_upgraded(postgres_server: str) -> None:
+@pytest.fixture
+async def empty_url(postgres_server: str) -> AsyncGenerator[str]:
+    """A database without tables."""
     url = await create_database(postgres_server, is_migrated=False)
-    store = await open_store(url, namespace="default", clock=SystemClock())
+    yield url
+    await drop_database(postgres_server, url)
+
+
+@needs_postgres
+async def test_a_database_without_tables_is_outdated_until_it_is_upgraded(stores: Stores, empty_url: str) -> None:
+    store = await stores.made(empty_url)
+    assert await store.schema_version() is None
     with pytest.raises(SchemaOutdated, match="actorjobs db upgrade"):
         await store.open()
-    await store.migrate()
-    await store.open()
+    for _ in range(2):
+        await store.migrate()
+        await store.open()
+        assert await store.schema_version() == HEAD
     await accepted(store, envelope())
+
+
+@needs_postgres
+async def test_a_newer_schema_is_refused(stores: Stores, empty_url: str) -> None:
+    store = await stores.made(empty_url)
+    await store.migrate()
     async with store.engine.begin() as connection:
-        await connection.run_sync(upgrade)  # once more changes nothing
         await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    newer = await open_store(url, namespace="default", clock=SystemClock())
-    for attempt in (newer.open, newer.migrate):
+    for attempt in (store.open, store.migrate):
         with pytest.raises(SchemaOutdated, match=r"9999.*upgrade the package"):
             await attempt()
-    await newer.close()
-    await store.close()
-    await drop_database(postgres_server, url)
 
 
 @needs_postgres
@@ -219,8 +224,8 @@ class Wrong(SystemClock):
 
 
 @needs_postgres
-async def test_times_are_the_databases_not_the_machines(postgres_url: str, admin: AsyncEngine) -> None:
-    store = await opened(postgres_url, clock=Wrong())
+async def test_times_are_the_databases_not_the_machines(stores: Stores, postgres_url: str, admin: AsyncEngine) -> None:
+    store = await stores.opened(postgres_url, clock=Wrong())
     joined = await store.join(worker())
     claim = await taken(store, expires_in=60)
     [state] = await store.settle([ending(claim, Outcome.FAILED)])
@@ -235,7 +240,6 @@ async def test_times_are_the_databases_not_the_machines(postgres_url: str, admin
     times = [joined, beat, claim.claimed_at, run.inserted_at, run.available_at, run.canceled_at]
     times += [entry.at for entry in await store.history(run.id)]
     assert all(at is not None and abs(now - at) < timedelta(minutes=1) for at in times), times
-    await store.close()
 
 
 # --- other transactions ----------------------------------------------------------------------------------------------
@@ -341,11 +345,11 @@ async def _deadlocks(admin: AsyncEngine) -> int:
 
 
 @needs_postgres
-async def test_groups_at_once_never_lock_each_other_out(postgres_url: str, admin: AsyncEngine) -> None:
+async def test_groups_at_once_never_lock_each_other_out(stores: Stores, postgres_url: str, admin: AsyncEngine) -> None:
     """Settles of the same runs in different orders, claims, cancels and sweeps, for two seconds."""
-    stores = [await opened(postgres_url) for _ in range(3)]
+    some = [await stores.opened(postgres_url) for _ in range(3)]
     before = await _deadlocks(admin)
-    await accepted(stores[0], *(envelope(max_attempts=10_000) for _ in range(60)))
+    await accepted(some[0], *(envelope(max_attempts=10_000) for _ in range(60)))
     shared: list[Claim] = []
     done = [0]
     deadline = time.monotonic() + 2
@@ -377,13 +381,11 @@ async def test_groups_at_once_never_lock_each_other_out(postgres_url: str, admin
             await store.purge({RunState.SUCCEEDED: 0.0}, 10)
             await store.queues()
 
-    work = [settle(store, Random(n)) for n, store in enumerate(stores * 2)]
-    work += [claim(store, Random(n)) for n, store in enumerate(stores)]
-    await asyncio.gather(*work, sweep(stores[0]))
+    work = [settle(store, Random(n)) for n, store in enumerate(some * 2)]
+    work += [claim(store, Random(n)) for n, store in enumerate(some)]
+    await asyncio.gather(*work, sweep(some[0]))
     assert done[0] > 100
     assert await _deadlocks(admin) == before
-    for store in stores:
-        await store.close()
 
 
 # --- connections that die --------------------------------------------------------------------------------------------
@@ -433,8 +435,10 @@ async def test_connections_that_die_in_use_are_replaced(store: SqlStore, admin: 
 
 
 @needs_postgres
-async def test_a_watch_outlives_its_connection(store: SqlStore, admin: AsyncEngine, postgres_url: str) -> None:
-    other = await opened(postgres_url)
+async def test_a_watch_outlives_its_connection(
+    stores: Stores, store: SqlStore, admin: AsyncEngine, postgres_url: str
+) -> None:
+    other = await stores.opened(postgres_url)
     noticed = asyncio.Event()
     async with store.watch(noticed.set):
         for _ in range(2):
@@ -445,7 +449,6 @@ async def test_a_watch_outlives_its_connection(store: SqlStore, admin: AsyncEngi
                 if noticed.is_set():
                     break
             await _terminate_all(admin)
-    await other.close()
 
 
 # --- the ways of the planner -----------------------------------------------------------------------------------------
@@ -482,7 +485,7 @@ FILL = f"""
 INSERT INTO actorjobs_runs
   (id, namespace, job, queue, priority, state, max_attempts, payload, inserted_at, available_at, finished_at, attempt)
 SELECT gen_random_uuid()::text, 'default', '{JOB}', 'queue-' || n % 10, n % 10,
-  (ARRAY['succeeded', 'succeeded', 'succeeded', 'queued', 'scheduled', 'retrying', 'dead_lettered', 'running'])[1 + n % 8],
+  (ARRAY['succeeded', 'succeeded', 'succeeded', 'queued', 'scheduled', 'retrying', 'expired', 'running'])[1 + n % 8],
   5, '{{}}', now(), now() + (n % 1000 - 500) * interval '1 minute', now(), 1
 FROM generate_series(1, 50000) n
 """

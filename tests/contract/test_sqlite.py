@@ -21,7 +21,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.orm import Session
 
 from actorjobs.clock import SystemClock
-from actorjobs.errors import ActorJobsError, InvalidOption, SchemaOutdated, StoreUnavailable
+from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import RunState
 from actorjobs.ports import Accepted
 from actorjobs.stores import SqlStore, open_store, sqlite, sqlite_sql
@@ -29,21 +29,14 @@ from actorjobs.stores.database import parse_url
 from actorjobs.stores.schema import VERSION_TABLE, metadata
 from actorjobs.stores.sqlite import SqliteDatabase
 from actorjobs.testing.store_suite.setting import EVERYTHING, accepted, brought_to, envelope, take
+from tests.contract.databases import Stores
 
 ROOT = Path(__file__).parents[2]
 
 
-async def opened(url: str, **options: Any) -> SqlStore:
-    store = await open_store(url, namespace="default", clock=SystemClock(), **options)
-    await store.open()
-    return store
-
-
 @pytest.fixture
-async def store(sqlite_url: str) -> AsyncGenerator[SqlStore]:
-    store = await opened(sqlite_url)
-    yield store
-    await store.close()
+async def store(stores: Stores, sqlite_url: str) -> SqlStore:
+    return await stores.opened(sqlite_url)
 
 
 def path_of(url: str) -> Path:
@@ -133,14 +126,13 @@ async def test_a_commit_survives_a_power_cut(sqlite_url: str) -> None:
     await database.close()
 
 
-async def test_a_new_file_migrates_itself(tmp_path: Path) -> None:
+async def test_a_new_file_migrates_itself(stores: Stores, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    store = await opened(url)
+    store = await stores.opened(url)
     await accepted(store, envelope())
     await store.close()
-    again = await opened(url)
+    again = await stores.opened(url)
     assert len(await again.list(EVERYTHING, limit=5, cursor=None)) == 1
-    await again.close()
 
 
 async def test_the_migrated_schema_is_the_one_the_code_knows(sqlite_url: str) -> None:
@@ -155,28 +147,25 @@ def _is_not_the_version(_item: object, name: str | None, *_rest: object) -> bool
     return name != VERSION_TABLE
 
 
-async def test_a_newer_schema_is_refused(store: SqlStore, sqlite_url: str) -> None:
+async def test_a_newer_schema_is_refused(stores: Stores, store: SqlStore, sqlite_url: str) -> None:
     async with store.engine.begin() as connection:
         await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    newer = await open_store(sqlite_url, namespace="default", clock=SystemClock())
+    newer = await stores.made(sqlite_url)
     with pytest.raises(SchemaOutdated, match=r"9999.*upgrade the package"):
         await newer.open()
-    await newer.close()
 
 
-async def test_in_memory_and_inline_it_is_a_store_too(sqlite_url: str) -> None:
-    for url, options in (("sqlite://", {}), ("sqlite:///:memory:", {"inline": True}), (sqlite_url, {"inline": True})):
-        store = await opened(url, **options)
+async def test_in_memory_and_inline_it_is_a_store_too(stores: Stores, sqlite_url: str) -> None:
+    for url, inline in (("sqlite://", False), ("sqlite:///:memory:", True), (sqlite_url, True)):
+        store = await stores.opened(url, inline=inline)
         [new] = await accepted(store, envelope())
         assert [claim.run_id for claim in await take(store)] == [new]
-        await store.close()
 
 
-async def test_a_store_in_memory_has_no_engine_for_others() -> None:
-    store = await opened("sqlite://")
+async def test_a_store_in_memory_has_no_engine_for_others(stores: Stores) -> None:
+    store = await stores.opened("sqlite://")
     with pytest.raises(InvalidOption, match="use a file"):
         _ = store.engine
-    await store.close()
 
 
 async def test_a_closed_store_says_so(store: SqlStore) -> None:
@@ -238,36 +227,33 @@ async def _use(store: SqlStore) -> None:
     await store.insert([envelope()])
 
 
-async def fails_to_open(path: Path) -> ActorJobsError:
-    """How a store answers that cannot work with what is there."""
-    store = await open_store(f"sqlite:///{path}", namespace="default", clock=SystemClock())
-    with pytest.raises(ActorJobsError) as refusal:
+async def _is_unavailable(stores: Stores, path: Path) -> None:
+    store = await stores.made(f"sqlite:///{path}")
+    with pytest.raises(StoreUnavailable) as refusal:
         await _use(store)
-    await store.close()
     assert "\n" not in str(refusal.value)
     assert str(path) in str(refusal.value)
-    return refusal.value
 
 
-async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_unavailable(stores: Stores, tmp_path: Path) -> None:
     path = tmp_path / "letter.db"
     path.write_text("Dear Sir or Madam, " * 500)
-    assert isinstance(await fails_to_open(path), StoreUnavailable)
+    await _is_unavailable(stores, path)
     assert path.read_text().startswith("Dear Sir")
 
 
-async def test_a_damaged_database_is_unavailable(store: SqlStore, sqlite_url: str) -> None:
+async def test_a_damaged_database_is_unavailable(stores: Stores, store: SqlStore, sqlite_url: str) -> None:
     await accepted(store, *(envelope(payload="x" * 1000) for _ in range(300)))
     await store.close()
     path, noise = path_of(sqlite_url), random.Random(7)
     content = bytearray(path.read_bytes())
     content[4096:] = noise.randbytes(len(content) - 4096)
     path.write_bytes(content)
-    assert isinstance(await fails_to_open(path), StoreUnavailable)
+    await _is_unavailable(stores, path)
 
 
-async def test_a_file_that_cannot_be_made_is_unavailable() -> None:
-    assert isinstance(await fails_to_open(Path("/proc/self/store.db")), StoreUnavailable)
+async def test_a_file_that_cannot_be_made_is_unavailable(stores: Stores) -> None:
+    await _is_unavailable(stores, Path("/proc/self/store.db"))
 
 
 READ_ONLY = """
@@ -369,7 +355,7 @@ class Process:
         return problems
 
 
-async def test_many_processes_open_a_new_file_at_once(quick_folder: Path) -> None:
+async def test_many_processes_open_a_new_file_at_once(stores: Stores, quick_folder: Path) -> None:
     processes = [Process() for _ in range(4)]
     assert [await process.line() for process in processes] == ["ready"] * 4
     for round in range(8):
@@ -378,9 +364,8 @@ async def test_many_processes_open_a_new_file_at_once(quick_folder: Path) -> Non
             process.tell(url)
         for process in processes:
             assert [await process.line(), await process.line()][1] == "done"
-        store = await opened(url)
+        store = await stores.opened(url)
         assert len(await store.list(EVERYTHING, limit=100, cursor=None)) == 5 * 4
-        await store.close()
     assert [await process.end() for process in processes] == [""] * 4
 
 

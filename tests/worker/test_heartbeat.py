@@ -181,7 +181,8 @@ async def test_a_job_that_blocks_the_loop_is_named_and_keeps_its_lease(
     assert "test:block" in warnings[0]
     assert "time.sleep(payload.seconds)" in warnings[0]
     assert [worker.id for worker in before] == [worker.id for worker in after] == [run.claimed_by]
-    assert after[0].beat_at is not None and run.completed_at is not None
+    assert after[0].beat_at is not None
+    assert run.completed_at is not None
     assert run.completed_at - after[0].beat_at < timedelta(seconds=1.5)
     assert run.attempt == 1
 

@@ -222,7 +222,8 @@ async def test_delays_and_run_at_are_never_early(make_runtime: MakeRuntime) -> N
         await delayed.result(timeout=5)
         await timed.result(timeout=5)
         first, second = await delayed.run(), await timed.run()
-    assert first.claimed_at is not None and second.claimed_at is not None
+    assert first.claimed_at is not None
+    assert second.claimed_at is not None
     assert timedelta(seconds=0.3) <= first.claimed_at - first.inserted_at < timedelta(seconds=1.3)
     assert at <= second.claimed_at < at + timedelta(seconds=1)
 

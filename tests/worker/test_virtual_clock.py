@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from pydantic import BaseModel
@@ -36,7 +37,7 @@ async def test_retries_of_hours_pass_at_once_and_exactly(make_runtime: MakeRunti
         await clock.advance(hours=1.5)
         run = await runtime.runs.get(handle.id)
     assert run.state is aj.RunState.DEAD_LETTERED
-    waits = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(at)]
     assert waits == pytest.approx([10, 600, 3600], abs=0.05)
     assert all(wait >= exact for wait, exact in zip(waits, (10, 600, 3600), strict=True))
     assert run.failed_at is not None
