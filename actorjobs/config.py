@@ -27,14 +27,14 @@ class _PyprojectSource(PydanticBaseSettingsSource):
             document = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidOption(f"pyproject.toml cannot be read: {error}") from None
-        table = document.get("tool", {}).get("actorjobs", {})
+        table: dict[str, Any] = document.get("tool", {}).get("actorjobs", {})
         known = set(self.settings_cls.model_fields)
         for name in table:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f": did you mean {close[0]!r}?" if close else ""
                 raise InvalidOption(f"[tool.actorjobs] in pyproject.toml has an unknown setting {name!r}{hint}")
-        return dict(table)
+        return table
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False

@@ -6,7 +6,7 @@ token: every write of an attempt names `(run_id, attempt, owner)` and changes no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -472,7 +472,7 @@ _open: list[Dispatcher] = []
 
 
 @contextmanager
-def dispatching_through(dispatcher: Dispatcher | None) -> Iterator[None]:
+def dispatching_through(dispatcher: Dispatcher | None) -> Generator[None]:
     """Have every dispatch below this block go through `dispatcher`."""
     token = _override.set(dispatcher)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -20,7 +20,7 @@ def bind_tenant(name: str | None) -> None:
 
 
 @contextmanager
-def tenant(name: str | None) -> Iterator[None]:
+def tenant(name: str | None) -> Generator[None]:
     """Dispatch and read on behalf of `name` within the block."""
     token = _tenant.set(name)
     try:

@@ -46,7 +46,8 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return dict(value)
+        plain: Mapping[Any, Any] = value
+        return dict(plain)
     return str(value)
 
 

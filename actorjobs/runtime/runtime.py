@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from random import Random
 from types import TracebackType
@@ -122,7 +122,7 @@ class Runtime:
             close_dispatcher(self)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Self]:
+    async def client(self) -> AsyncGenerator[Self]:
         """Dispatch and manage only; no pool runs here."""
         await self._connect()
         try:
@@ -131,7 +131,7 @@ class Runtime:
             await self.close()
 
     @contextmanager
-    def client_sync(self) -> Iterator[Self]:
+    def client_sync(self) -> Generator[Self]:
         """The same for code without an event loop: `job.dispatch_sync(...)`, `runtime.run_sync(...)`."""
         with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(self.client()):
             yield self
@@ -157,7 +157,7 @@ class Runtime:
             opened.hurry.set()
 
     @contextmanager
-    def override(self) -> Iterator[Self]:
+    def override(self) -> Generator[Self]:
         """Have every dispatch below this block go through this runtime."""
         with dispatching_through(self):
             yield self

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -84,7 +84,7 @@ class PostgresDatabase:
         return error
 
     @asynccontextmanager
-    async def watch(self, notice: Callable[[], None]) -> AsyncIterator[None]:
+    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
         task = asyncio.create_task(self._listen(notice), name="actorjobs-listen")
         try:
             yield
@@ -104,8 +104,15 @@ class PostgresDatabase:
         ended = asyncio.Event()
         async with self._engine.connect() as connection:
             raw: Any = (await connection.get_raw_connection()).driver_connection
-            raw.add_termination_listener(lambda *_: ended.set())
-            await raw.add_listener(CHANNEL, lambda *_: notice())
+
+            def on_end(*_: Any) -> None:
+                ended.set()
+
+            def on_notify(*_: Any) -> None:
+                notice()
+
+            raw.add_termination_listener(on_end)
+            await raw.add_listener(CHANNEL, on_notify)
             notice()
             try:
                 await ended.wait()

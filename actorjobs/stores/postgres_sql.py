@@ -75,9 +75,9 @@ RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
 _TAKE, _TAKE_SUSPECTS = _take("<"), _take(">=")
 
 _NEXT = f"""
-SELECT CAST(extract(epoch FROM min(one.due) - {{now}}) AS float8),
+SELECT CAST(extract(epoch FROM min(one.due) - {{now}}) AS float8) AS next_due,
   EXISTS (SELECT 1 FROM actorjobs_runs WHERE namespace = :ns AND queue = :queue AND losses >= 2 AND {WAITING_SQL}
-    AND available_at <= {{now}} AND NOT {_IS_PAUSED})
+    AND available_at <= {{now}} AND NOT {_IS_PAUSED}) AS suspects_due
 FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
   SELECT available_at AS due FROM actorjobs_runs
   WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL} AND available_at > {{now}}
@@ -157,15 +157,18 @@ class PostgresStatements:
         claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
         if len(claims) == demand.limit or demand.suspects:
             return Taken(claims=claims, next_due=0.0 if claims else None)
-        next_due, suspects_due = connection.execute(self._next, where).one()
-        return Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
+        waiting = connection.execute(self._next, where).mappings().one()
+        return Taken(claims=claims, next_due=waiting["next_due"], suspects_due=waiting["suspects_due"])
 
     def settle(self, connection: Connection, settlements: Sequence[Settlement], now: datetime) -> list[RunState | None]:
         """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
         rows = [_settle_row(settlement) for settlement in settlements]
         values = {"rows": orjson.dumps(rows).decode()} | self._time(now)
         settled = connection.execute(self._settle, values)
-        states = {Fence(run_id=row[0], attempt=row[1], owner=row[2]): RunState(row[3]) for row in settled}
+        states = {
+            Fence(run_id=row["id"], attempt=row["attempt"], owner=row["owner"]): RunState(row["state"])
+            for row in settled.mappings()
+        }
         return [states.get(settlement.fence) for settlement in settlements]
 
 

@@ -376,7 +376,8 @@ def _ended(row: Row) -> HistoryEntry:
 
 
 def _noted(row: Row) -> HistoryEntry:
-    state, detail = RunState(row["state"]), _json(row["detail"]) or {}
+    state = RunState(row["state"])
+    detail: dict[str, Any] = _json(row["detail"]) or {}
     return HistoryEntry(at=row["at"], event=row["event"], state=state, attempt=row["attempt"], detail=detail)
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Select,
     and_,
     delete,
     exists,
@@ -606,10 +605,10 @@ class SqlStore:
         return await self._database.read(work)
 
     async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]:
-        query: Select[Any] = select(runs.c.state, func.count()).where(self._matches(where)).group_by(runs.c.state)
+        query = select(runs.c.state, func.count().label("runs")).where(self._matches(where)).group_by(runs.c.state)
 
         def work(connection: Connection) -> dict[RunState, int]:
-            counted = {RunState(state): count for state, count in connection.execute(query)}
+            counted = {RunState(row["state"]): int(row["runs"]) for row in connection.execute(query).mappings()}
             return {state: counted.get(state, 0) for state in RunState}
 
         return await self._database.read(work)

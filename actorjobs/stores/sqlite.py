@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -87,7 +87,7 @@ class SqliteDatabase:
         return await _to_its_end(work)
 
     @asynccontextmanager
-    async def watch(self, notice: Callable[[], None]) -> AsyncIterator[None]:
+    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
         task = asyncio.create_task(self._watch(notice), name="actorjobs-watch")
         try:
             yield

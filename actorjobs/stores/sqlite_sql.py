@@ -132,7 +132,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: int) 
     found = connection.exec_driver_sql(_ASKED_TO_CANCEL, (_json_array(owners),))
     asked: dict[str, str | None] = {row[0]: row[1] for row in found}
     states = [_state(settlement, asked) for settlement in settlements]
-    ends, updates = [], []
+    ends: list[tuple[Any, ...]] = []
+    updates: list[tuple[Any, ...]] = []
     for settlement, state in zip(settlements, states, strict=True):
         end, update = _values(settlement, state, asked, now)
         ends.append(end)

@@ -227,7 +227,7 @@ class Heartbeat:
             await self._give_up(store)
 
     def _warn(self, still: float) -> None:
-        frame = sys._current_frames().get(self._main_thread)
+        frame = self._main_frame()
         culprit = self._culprit(frame)
         what = f"run {culprit[0]} ({culprit[1]})" if culprit else "something"
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
@@ -238,12 +238,16 @@ class Heartbeat:
             stack,
         )
 
+    def _main_frame(self) -> FrameType | None:
+        """Where the main thread is. The function is documented, in spite of its name."""
+        return sys._current_frames().get(self._main_thread)  # pyright: ignore[reportPrivateUsage]
+
     def _culprit(self, frame: FrameType | None) -> tuple[str, str] | None:
         return self._blame(_running_context(self._main_loop, frame))
 
     async def _give_up(self, store: Store) -> None:
         self._is_stuck = True
-        owner, culprit = self._lease.owner, self._culprit(sys._current_frames().get(self._main_thread))
+        owner, culprit = self._lease.owner, self._culprit(self._main_frame())
         logger.critical("the event loop has stood still for %.0f s: its runs are given up", GIVE_UP_AFTER_SECONDS)
         with suppress(Exception):
             if owner is not None and culprit is not None:

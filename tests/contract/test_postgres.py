@@ -112,7 +112,7 @@ async def test_a_server_that_is_not_there_is_unavailable(stores: Stores, silent_
 
 NOT_POSTGRES = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 ASKS_FOR_PASSWORD = b"R\x00\x00\x00\x08\x00\x00\x00\x03"
-REFUSES_PASSWORD = b"E\x00\x00\x00\x3bSFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
+REFUSES_PASSWORD = b"E\x00\x00\x00\x3aSFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0\0"
 
 
 @pytest.mark.parametrize("answers", [[NOT_POSTGRES], [ASKS_FOR_PASSWORD, REFUSES_PASSWORD]], ids=["other", "password"])

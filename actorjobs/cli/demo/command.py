@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
@@ -132,9 +132,8 @@ async def perform(console: Console, runtime: aj.Runtime, read: Read) -> Tally:
     return Tally(accepted=len(handles) - repeated, repeated=repeated, counts=counts, seconds=time.monotonic() - began)
 
 
-def view(counts: dict[aj.RunState, int] | object, began: float) -> Table:
+def view(counts: Mapping[aj.RunState, int], began: float) -> Table:
     """The states as bars."""
-    assert isinstance(counts, dict)
     total = max(1, sum(counts.values()))
     table = Table(title=f"{time.monotonic() - began:5.1f} s", title_justify="left", box=None, show_header=False)
     for state, number in counts.items():
@@ -151,7 +150,7 @@ async def show_record(console: Console, runtime: aj.Runtime, tally: Tally) -> No
         [(state, number) for state, number in tally.counts.items() if number],
     )
     runs = await every_run(runtime)
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for job in (welcome.name, deliver.name):
         mine = [run for run in runs if run.job == job]
         retried = [run for run in mine if run.attempt > 1]

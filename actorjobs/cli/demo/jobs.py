@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from email.message import EmailMessage
+from http import HTTPStatus
 from typing import Literal
 
 import aiosmtplib
@@ -61,7 +62,7 @@ async def welcome(signup: Signup, ctx: aj.JobContext[Services]) -> str:
 async def deliver(notice: Notice, ctx: aj.JobContext[Services]) -> int:
     once = {"Idempotency-Key": ctx.run_id}
     response = await ctx.app.web.post("/hooks/signup", json=notice.model_dump(), headers=once)
-    if response.status_code == httpx.codes.GONE:
+    if response.status_code == HTTPStatus.GONE:
         raise aj.Fail(f"{notice.email} has unsubscribed: the endpoint answered 410")
     if response.is_error:
         raise ConnectionError(f"the endpoint answered {response.status_code}")
@@ -72,7 +73,7 @@ def make_runtime(*, namespace: str, store: str | None, smtp_port: int, web_port:
     """The runtime of the demo; `store` None leaves it to the environment."""
 
     @asynccontextmanager
-    async def services() -> AsyncIterator[Services]:
+    async def services() -> AsyncGenerator[Services]:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{web_port}", timeout=10, trust_env=False) as web:
             yield Services(smtp_port=smtp_port, web=web)
 

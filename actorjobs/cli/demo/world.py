@@ -71,7 +71,7 @@ class WebHooks(ThreadingHTTPServer):
 
 class _Hook(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: WebHooks
+    server: WebHooks  # pyright: ignore[reportIncompatibleVariableOverride] - the one that made it
 
     def do_POST(self) -> None:
         body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
