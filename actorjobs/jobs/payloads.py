@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from actorjobs.codec import LIMITS, Shape
 from actorjobs.errors import InvalidOption, PayloadInvalid
-from actorjobs.jobs.options import EnvelopeOptions, Options
+from actorjobs.jobs.options import Options
 
 
 class ModelPayload:
@@ -90,6 +90,5 @@ def _record_of(parameters: Sequence[Parameter]) -> Any:
 
 
 def _hint(given: Mapping[str, Any], signature: inspect.Signature) -> str:
-    known = Options.__annotations__.keys() | EnvelopeOptions.__annotations__.keys()
-    options = sorted(known & given.keys() - signature.parameters.keys())
+    options = sorted(Options.__annotations__.keys() & given.keys() - signature.parameters.keys())
     return f" (options are set before: .options({options[0]}=...).dispatch(...))" if options else ""

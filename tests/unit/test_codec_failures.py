@@ -113,6 +113,7 @@ def test_an_error_is_kept_with_its_name_message_and_stack() -> None:
     assert info.stack.startswith("Traceback (most recent call last):\n")
     assert "in fail\n    raise error" in info.stack
     assert info.stack.endswith("ValueError: boom\n")
+    assert "left out" not in info.stack
 
 
 def test_the_name_is_short_and_the_stack_says_where_the_class_is_from() -> None:

@@ -479,6 +479,12 @@ def test_a_type_that_pydantic_does_not_know_is_refused(annotation: Any) -> None:
     assert refusal_of(lambda: shape(annotation), InvalidOption).startswith("payload: this type cannot become JSON: ")
 
 
+@pytest.mark.parametrize("value", [b"x", {1}, Decimal(1), object()])
+def test_without_a_type_only_json_is_written(value: object) -> None:
+    assert "has the type" in refusal_of(lambda: shape(Any).encode(value))
+    assert "has the type" in refusal_of(lambda: shape(object).encode(value))
+
+
 def test_limit_and_error_are_the_callers() -> None:
     kind = Shape(str, what="result", error=ResultInvalid, limit=10)
     with pytest.raises(ResultInvalid, match="result takes 12 bytes"):

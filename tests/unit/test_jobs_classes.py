@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pytest
@@ -186,8 +188,6 @@ def test_a_subclass_of_a_concrete_job_needs_a_name_of_its_own() -> None:
 
 
 def test_the_jobs_of_a_module_are_found_without_the_abstract_ones() -> None:
-    import sys
-
     found = definitions_in(sys.modules[__name__])
     assert [definition.name for definition in found] == [
         "reports:build",
@@ -269,6 +269,33 @@ def test_arguments_for_a_job_that_takes_none_are_refused() -> None:
     Plain.definition.decode_payload('{"id": 1}', "{}")
     with pytest.raises(PayloadInvalid, match="takes none"):
         Plain.definition.decode_payload('{"id": 1}', '{"a": 1}')
+
+
+def test_a_constructor_argument_is_read_where_its_class_is_written() -> None:
+    elsewhere = ModuleType("elsewhere")
+    source = """
+from __future__ import annotations
+import enum
+from typing import Generic, TypeVar
+from actorjobs.jobs import Job
+P, R = TypeVar("P"), TypeVar("R")
+class OnlyHere(enum.Enum):
+    A = "a"
+class Base(Job[P, R], Generic[P, R]):
+    where: OnlyHere = OnlyHere.A
+"""
+    sys.modules["elsewhere"] = elsewhere
+    try:
+        exec(source, vars(elsewhere))
+
+        class Concrete(elsewhere.Base[ReportRef, None]):  # type: ignore[name-defined,misc]
+            name = "a:b"
+
+            def perform(self, payload: ReportRef, ctx: JobContext) -> None: ...
+
+    finally:
+        del sys.modules["elsewhere"]
+    assert Concrete.envelope(ReportRef(id=1)).constructor_args == {"where": "a"}
 
 
 def test_a_class_variable_is_no_constructor_argument() -> None:

@@ -319,6 +319,11 @@ def test_a_fake_has_sensible_defaults() -> None:
     assert ctx.trace_id is not None
 
 
+def test_a_fake_cannot_wait() -> None:
+    with pytest.raises(RuntimeError, match="cannot wait"):
+        JobContext.fake().run_on_loop(lambda: asyncio.sleep(0))
+
+
 def test_a_fake_refuses_fields_it_does_not_have() -> None:
     with pytest.raises(TypeError, match="knows no atempt"):
         JobContext.fake(atempt=2)  # type: ignore[call-overload]

@@ -45,6 +45,7 @@ def refusal_of(**options: Any) -> str:
         ("idempotency_key", "w:42 ключ 😀", "w:42 ключ 😀"),
         ("idempotency_key", "k" * 255, "k" * 255),
         ("tenant", "acme", "acme"),
+        ("tenant", "t" * 128, "t" * 128),
         ("retry", Retry(3), Retry(3)),
         ("timeout", timedelta(seconds=1), 1.0),
         ("expires_in", 0.5, 0.5),
@@ -148,7 +149,7 @@ def test_a_bad_idempotency_key_is_refused(value: Any, message: str) -> None:
     assert message in refusal_of(idempotency_key=value)
 
 
-@pytest.mark.parametrize("value", ["", SECRET * 10, "a\x00", "a\r", "\ud800", 5, b"t", object()])
+@pytest.mark.parametrize("value", ["", SECRET * 10, "t" * 129, "a\x00", "a\r", "\ud800", 5, b"t", object()])
 def test_a_bad_tenant_is_refused(value: Any) -> None:
     assert refusal_of(tenant=value).startswith("tenant must")
 
