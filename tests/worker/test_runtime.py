@@ -212,7 +212,7 @@ async def test_perform_envelope_executes_here_and_now(make_runtime: MakeRuntime)
 
 
 async def test_delays_and_run_at_are_never_early(make_runtime: MakeRuntime) -> None:
-    async with make_runtime(echo) as runtime:
+    async with make_runtime(echo):
         delayed = await echo.dispatch(Work(n=1), delay=0.3)
         at = datetime.now(UTC) + timedelta(seconds=0.4)
         timed = await echo.dispatch(Work(n=2), run_at=at)

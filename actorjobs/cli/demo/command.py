@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -209,7 +211,15 @@ def tell_where(console: Console, where: str, store: str | None, namespace: str) 
     console.print("\nEverything is on record at", cell(where))
     console.print("Look at it:")
     for command in ("runs count", "runs list --state dead_lettered", "runs show RUN"):
-        console.print(cell(f"  {variables} actorjobs {command}"), soft_wrap=True)
+        console.print(cell(f"  {variables} {program()} {command}"), soft_wrap=True)
+
+
+def program() -> str:
+    """How to call the command line from here: by its name, or by its path where the name would not find this one."""
+    own = Path(sys.executable).with_name("actorjobs")
+    if shutil.which("actorjobs") == str(own):
+        return "actorjobs"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def demo() -> None:
