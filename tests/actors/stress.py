@@ -211,7 +211,7 @@ def collecting_problems() -> Generator[Problems, None, None]:
     sys.unraisablehook = lambda args: problems.append(f"{args.err_msg}: {args.exc_value!r}")
     try:
         yield problems
-        gc.collect()
+        gc.collect(1)  # what a test makes is young; a full collection of everything imported takes long
     finally:
         loop.set_exception_handler(handler)
         sys.unraisablehook = unraisable

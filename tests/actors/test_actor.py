@@ -535,12 +535,17 @@ class TestDrain:
 
     async def test_is_not_interrupted_by_retire_in_its_first_message(self) -> None:
         actor = await started()
+
+        async def retire_meanwhile() -> None:
+            await loop_turns(4)
+            assert actor.ledger.events[-1] == "turns"
+            await actor.retire()
+
         await loop_turns(3)
-        put(actor, "turns", "a")  # in the turn of the hand-over
-        draining = asyncio.create_task(actor.stop(drain=True))
-        await loop_turns(4)
-        await actor.retire()
-        await draining
+        retiring = asyncio.create_task(retire_meanwhile())
+        put(actor, "turns", "a")
+        await actor.stop(drain=True)  # in the turn of the hand-over
+        await retiring
         assert actor.ledger.events == ["on_start", "turns", "turns done", "on_stop"]
 
     async def test_of_an_on_start_that_ignored_it_can_be_cut_short(self) -> None:

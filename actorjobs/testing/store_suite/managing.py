@@ -183,6 +183,12 @@ class Managing(StoreSetting):
         again = await end(store, claim, Outcome.FAILED)
         assert (again.state, again.failures) == (RunState.DEAD_LETTERED, run.failures + 1)
 
+    async def test_a_succeeded_run_is_never_reopened(self, store: Store) -> None:
+        run = await brought_to(store, RunState.SUCCEEDED)
+        with pytest.raises(RunStateConflict, match="succeeded"):
+            await store.reopen(run.id, "once more", "ann")
+        assert await store.get(run.id) == run
+
     async def test_reopening_clears_cancel_request_losses_and_hold(self, store: Store) -> None:
         claim = await taken(store, queue="q")
         await store.cancel(claim.run_id, "stop", None)

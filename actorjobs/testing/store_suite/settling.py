@@ -266,7 +266,7 @@ class Settling(StoreSetting):
     async def test_of_two_ends_of_an_attempt_in_one_group_the_first_counts(self, store: Store) -> None:
         claim = await taken(store)
         first, second = ending(claim, result='"first"'), ending(claim, Outcome.FAILED)
-        assert list(await settle(store, first, second, first)) == [RunState.SUCCEEDED, None, RunState.SUCCEEDED]
+        assert list(await settle(store, first, second)) == [RunState.SUCCEEDED, None]
         assert (await store.get(claim.run_id)).result == "first"
         assert len(await store.attempts(claim.run_id)) == 1
 
