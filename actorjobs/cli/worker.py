@@ -123,7 +123,8 @@ class _Process:
 
     def _watch_parent(self, loop: asyncio.AbstractEventLoop) -> None:
         """The parent holds the other end of our standard input: its end is the parent's."""
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1024):
+            pass  # nobody writes to it; not through the buffered reader, whose lock the interpreter wants at its exit
         loop.call_soon_threadsafe(self._stop.set)
 
     def _signaled(self) -> None:

@@ -278,8 +278,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def test_output_survives_a_closed_pipe_and_a_narrow_terminal(shell: Shell) -> None:
-    for number in range(30):
-        (shell.folder / "many.jsonl").open("a").write(json.dumps({"email": f"{number}"}) + "\n")
+    lines = "".join(json.dumps({"email": f"{number}"}) + "\n" for number in range(30))
+    (shell.folder / "many.jsonl").write_text(lines, encoding="utf-8")
     assert shell("dispatch", "mail:welcome", "--file", "many.jsonl").returncode == 0
     program = " ".join(shell.command("runs", "list"))
     done = subprocess.run(
