@@ -318,8 +318,8 @@ class Store(Protocol):
         ...
 
     async def purge(self, keep: Mapping[RunState, float | None], limit: int) -> Purged:
-        """Look at the next `limit` terminal runs, oldest first, and delete those that ended more than `keep[state]`
-        seconds ago (None keeps them; a run's own `retention` wins)."""
+        """Look at the next `limit` runs that may be old enough, in the order of their ids, and delete those that ended
+        more than `keep[state]` seconds ago (None keeps them; a run's own `retention` wins)."""
         ...
 
     # managing

@@ -23,6 +23,10 @@ T = TypeVar("T")
 LANES = ("sqlite", "postgresql")
 
 
+class LockHeld(StoreUnavailable):
+    """Somebody's open transaction has held a key or a row for longer than we wait."""
+
+
 class Database(Protocol):
     """Transactions on one database. `write` commits; `read` never does."""
 
@@ -84,14 +88,14 @@ async def open_database(url: str, clock: Clock, *, inline: bool = False) -> Data
     return PostgresDatabase(parsed)
 
 
-def unavailable(error: BaseException, url: URL) -> StoreUnavailable:
+def unavailable(error: BaseException, url: URL, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
     """`StoreUnavailable` with the cause in one line and no secret."""
     cause: Any = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
     text = lines[0] if lines else ""
     if url.password:
         text = text.replace(str(url.password), "***")
-    return StoreUnavailable(f"the store at {masked(url)} does not answer: {type(cause).__name__}: {text[:300]}")
+    return kind(f"the store at {masked(url)} does not answer: {type(cause).__name__}: {text[:300]}")
 
 
 def is_ours(error: BaseException) -> bool:

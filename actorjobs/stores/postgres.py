@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
-from actorjobs.stores.database import unavailable
+from actorjobs.stores.database import LockHeld, unavailable
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 POOL_TIMEOUT_SECONDS = 10.0
 RETRIES = 8
 _TRY_AGAIN = frozenset({"40001", "40P01"})
-_NO_ANSWER = ("08", "25006", "28", "3D", "53", "55P03", "57", "58", "XX")
+_LOCK_TIMEOUT = "55P03"
+_NO_ANSWER = ("08", "25006", "28", "3D", "53", "57", "58", "XX")
 """Beginnings of SQLSTATEs that are about the server, or the way to it, and not about what was asked of it."""
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
@@ -78,6 +79,8 @@ class PostgresDatabase:
 
     def _translated(self, error: DBAPIError) -> Exception:
         state = _sqlstate(error) or ""
+        if state == _LOCK_TIMEOUT:
+            return unavailable(error, self.url, LockHeld)
         lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
         if lost or state in _TRY_AGAIN or state.startswith(_NO_ANSWER):
             return unavailable(error, self.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +16,7 @@ from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
 from actorjobs.ports import Claim
 from actorjobs.stores import schema
-from actorjobs.stores.schema import to_micros
+from actorjobs.stores.schema import EPOCH, to_micros
 
 Row = Mapping[Any, Any]
 New = tuple[Envelope, tuple[Any, ...]]
@@ -326,6 +326,12 @@ def envelope_of(row: Row) -> Envelope:
         baggage=row["baggage"],
         replay_of=run.id,
     )
+
+
+def youngest_to_purge(keep: Mapping[RunState, float | None], now: datetime) -> datetime:
+    """A run that ended later than this is kept, whatever its state, unless it has a retention of its own."""
+    kept = [seconds for seconds in keep.values() if seconds is not None]
+    return now - timedelta(seconds=min(kept)) if kept else EPOCH
 
 
 def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: datetime) -> bool:

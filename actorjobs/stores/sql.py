@@ -62,7 +62,7 @@ from actorjobs.ports import (
 )
 from actorjobs.ports import Transaction as CallerTransaction
 from actorjobs.stores import schema, sqlite_sql
-from actorjobs.stores.database import Database, masked, open_database
+from actorjobs.stores.database import Database, LockHeld, masked, open_database
 from actorjobs.stores.migrate import check_schema, current_version
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import (
@@ -82,6 +82,7 @@ from actorjobs.stores.rows import (
     is_storable,
     row_or_refusal,
     run_of,
+    youngest_to_purge,
 )
 from actorjobs.stores.schema import attempts, events, queues, runs, to_micros, workers
 
@@ -90,8 +91,11 @@ T = TypeVar("T")
 _End: TypeAlias = tuple[str, int, str, str]
 """What an attempt's end is known by: run, number, worker, outcome."""
 
-KEY_WAIT_SECONDS = 5
-"""How long a keyed dispatch waits for somebody else's open transaction that holds its key."""
+KEY_WAIT_SECONDS = 5.0
+"""How long a group of keyed dispatches waits for somebody else's open transaction that holds one of their keys."""
+
+KEY_WAIT_ALONE_SECONDS = 0.1
+"""How long each of them waits after that, on its own."""
 
 DEAD_WORKERS_KEPT = timedelta(days=1)
 
@@ -130,8 +134,6 @@ class _PostgresHot:
         self._statements = PostgresStatements(is_virtual=clock.is_virtual)
 
     def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> builtins.list[bool]:
-        if any(envelope.idempotency_key is not None for envelope, _ in new):
-            _set_lock_timeout(connection, f"{KEY_WAIT_SECONDS}s")
         return self._statements.insert(connection, namespace, new, self._clock.now())
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
@@ -191,7 +193,23 @@ class SqlStore:
     # accepting
 
     async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
-        return await self._database.write(lambda connection: self._insert(connection, envelopes))
+        try:
+            return await self._database.write(lambda connection: self._insert(connection, envelopes))
+        except LockHeld:
+            return [await self._insert_alone(envelope) for envelope in envelopes]
+
+    async def _insert_alone(self, envelope: Envelope) -> Accepted | Exception:
+        """One of a group that has waited long enough for a key which somebody's open transaction holds."""
+
+        def work(connection: Connection) -> Accepted | Exception:
+            return self._insert(connection, [envelope], key_wait_seconds=KEY_WAIT_ALONE_SECONDS)[0]
+
+        try:
+            return await self._database.write(work)
+        except LockHeld:
+            return StoreUnavailable(
+                f"another open transaction holds the idempotency key of run {envelope.id}: dispatch again when it is over"
+            )
 
     async def insert_all(
         self, envelopes: Sequence[Envelope], tx: CallerTransaction | None = None
@@ -251,9 +269,13 @@ class SqlStore:
         if backend != self._database.url.get_backend_name():
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
-    def _insert(self, connection: Connection, envelopes: Sequence[Envelope]) -> builtins.list[Accepted | Exception]:
+    def _insert(
+        self, connection: Connection, envelopes: Sequence[Envelope], *, key_wait_seconds: float | None = None
+    ) -> builtins.list[Accepted | Exception]:
         rows = [row_or_refusal(envelope) for envelope in envelopes]
         new = [(one, row) for one, row in zip(envelopes, rows, strict=True) if not isinstance(row, Exception)]
+        if any(envelope.idempotency_key is not None for envelope, _ in new) and not self._is_sqlite:
+            _set_lock_timeout(connection, f"{1000 * (key_wait_seconds or KEY_WAIT_SECONDS):.0f}ms")
         went_in = iter(self._hot.insert(connection, self._namespace, new) if new else ())
         return [
             row if isinstance(row, Exception) else self._answer(connection, envelope, is_new=next(went_in))
@@ -524,7 +546,13 @@ class SqlStore:
             now = self._now(connection)
             page = (
                 select(runs.c.id, runs.c.state, runs.c.finished_at, runs.c.retention)
-                .where(runs.c.namespace == self._namespace, runs.c.id > (self._purged_up_to or ""))
+                .where(
+                    runs.c.namespace == self._namespace,
+                    runs.c.id > (self._purged_up_to or ""),
+                    # What may be old at all: a sweep that paged through everything would cost more the more is kept.
+                    or_(runs.c.finished_at < youngest_to_purge(keep, now), runs.c.retention.is_not(None)),
+                    runs.c.finished_at.is_not(None),
+                )
                 .order_by(runs.c.id)
                 .limit(limit)
             )

@@ -169,7 +169,10 @@ class MemoryStore(MemoryLeases):
     async def purge(self, keep: Mapping[RunState, float | None], limit: int) -> ports.Purged:
         now = await self._begin()
         runs = sorted(self.database.runs_of(self._namespace), key=lambda row: row["id"])
-        seen = [row for row in runs if row["id"] > self._purged_up_to][:limit]
+        youngest = rows.youngest_to_purge(keep, now)
+        ended = [row for row in runs if row["finished_at"] is not None]
+        candidates = [row for row in ended if row["finished_at"] < youngest or row["retention"] is not None]
+        seen = [row for row in candidates if row["id"] > self._purged_up_to][:limit]
         old = [row["id"] for row in seen if rows.is_past_keeping(row, keep, now)]
         for run_id in old:
             self.database.remove(run_id)

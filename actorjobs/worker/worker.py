@@ -31,7 +31,7 @@ from actorjobs.worker.sweeps import OnSettled, Reconciler, expire, purge, rescue
 logger = logging.getLogger("actorjobs.worker")
 
 EXPIRY_SECONDS = 1.0
-RETENTION_SECONDS = 60.0
+RETENTION_SECONDS = 300.0
 RESCUE_SECONDS = 2.0
 GUARD_SECONDS = 0.5
 

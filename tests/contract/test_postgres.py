@@ -290,6 +290,20 @@ async def test_a_key_in_somebodys_open_transaction_is_waited_for_only_so_long(
 
 
 @needs_postgres
+async def test_of_a_group_only_the_run_whose_key_is_held_has_to_wait(
+    store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "KEY_WAIT_SECONDS", 0.3)
+    group = [envelope(idempotency_key=f"k{number}") for number in range(20)]
+    async with foreign_insert(admin, "k7"):
+        answers = await store.insert(group)
+    assert isinstance(answers[7], StoreUnavailable)
+    assert group[7].id in str(answers[7])
+    for one, answer in zip(group[:7] + group[8:], [*answers[:7], *answers[8:]], strict=True):
+        assert answer == Accepted(run_id=one.id, existing=False)
+
+
+@needs_postgres
 async def test_a_key_in_somebodys_transaction_is_ours_if_that_rolls_back(store: SqlStore, admin: AsyncEngine) -> None:
     async with foreign_insert(admin, "k"):
         one = envelope(idempotency_key="k")
@@ -474,6 +488,25 @@ async def test_a_watch_outlives_its_connection(
                 if noticed.is_set():
                     break
             await _terminate_all(admin)
+
+
+@needs_postgres
+async def test_canceled_callers_leave_no_connection_behind(store: SqlStore, admin: AsyncEngine) -> None:
+    await accepted(store, envelope())
+    random = Random(7)
+    for _ in range(40):
+        verb = random.choice([store.insert([envelope()]), take(store), store.list(EVERYTHING, limit=5, cursor=None)])
+        caller = asyncio.create_task(verb)
+        await asyncio.sleep(random.random() * 0.01)
+        caller.cancel()
+        with suppress(asyncio.CancelledError):
+            await caller
+    await accepted(store, envelope())
+    async for _ in until():
+        async with admin.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+            if (await connection.execute(text(query))).scalar_one() == 0:
+                break
 
 
 # --- the ways of the planner -----------------------------------------------------------------------------------------
