@@ -208,7 +208,7 @@ class SqlStore:
             return await self._database.write(work)
         except LockHeld:
             return StoreUnavailable(
-                f"another open transaction holds the idempotency key of run {envelope.id}: dispatch again when it is over"
+                f"somebody's open transaction holds the idempotency key of run {envelope.id}: dispatch again later"
             )
 
     async def insert_all(
