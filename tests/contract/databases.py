@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import Connection, create_engine, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -21,13 +20,6 @@ from actorjobs.stores import SqlStore, open_store
 from actorjobs.stores.migrate import upgrade
 from actorjobs.stores.schema import metadata, runs
 from actorjobs.testing.store_suite import OpenStore, OpenTransaction
-
-POSTGRES_SERVER = os.environ.get("ACTORJOBS_TEST_POSTGRES_URL")
-"""A PostgreSQL server on which databases may be made."""
-
-NO_POSTGRES = 'no PostgreSQL to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
-
-needs_postgres = pytest.mark.skipif(POSTGRES_SERVER is None and os.environ.get("CI") != "true", reason=NO_POSTGRES)
 
 
 def migrated_file(path: Path) -> Path:

@@ -38,7 +38,7 @@ from actorjobs.testing.store_suite.setting import (
     taken,
     worker,
 )
-from tests.contract.databases import Stores, admin_engine, create_database, drop_database, needs_postgres
+from tests.contract.databases import Stores, admin_engine, create_database, drop_database
 
 SECRET = "s3cr3t-w0rd"
 
@@ -128,7 +128,6 @@ async def test_a_server_that_refuses_is_unavailable(stores: Stores, answers: lis
         await _is_unavailable(stores, f"postgresql://user:{SECRET}@127.0.0.1:{port}/jobs?sslmode=disable")
 
 
-@needs_postgres
 async def test_strangers_are_not_let_in_and_no_password_is_shown(stores: Stores, postgres_url: str) -> None:
     url = make_url(postgres_url)
     for wrong in (
@@ -138,7 +137,6 @@ async def test_strangers_are_not_let_in_and_no_password_is_shown(stores: Stores,
         await _is_unavailable(stores, wrong.render_as_string(hide_password=False))
 
 
-@needs_postgres
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
 @pytest.mark.parametrize("options", ["", "?sslmode=prefer", "?prepared_statements=off"])
 async def test_any_spelling_of_the_address_works(stores: Stores, postgres_url: str, scheme: str, options: str) -> None:
@@ -149,7 +147,6 @@ async def test_any_spelling_of_the_address_works(stores: Stores, postgres_url: s
     assert [claim.run_id for claim in await take(store)] == [inside.run_id]
 
 
-@needs_postgres
 async def test_prepared_statements_can_be_switched_off(stores: Stores, postgres_url: str) -> None:
     left: dict[str, int] = {}
     for switch in ("on", "off"):
@@ -174,7 +171,6 @@ async def empty_url(postgres_server: str) -> AsyncGenerator[str]:
     await drop_database(postgres_server, url)
 
 
-@needs_postgres
 async def test_a_database_without_tables_is_outdated_until_it_is_upgraded(stores: Stores, empty_url: str) -> None:
     store = await stores.made(empty_url)
     assert await store.schema_version() is None
@@ -187,7 +183,6 @@ async def test_a_database_without_tables_is_outdated_until_it_is_upgraded(stores
     await accepted(store, envelope())
 
 
-@needs_postgres
 async def test_a_newer_schema_is_refused(stores: Stores, empty_url: str) -> None:
     store = await stores.made(empty_url)
     await store.migrate()
@@ -198,7 +193,6 @@ async def test_a_newer_schema_is_refused(stores: Stores, empty_url: str) -> None
             await attempt()
 
 
-@needs_postgres
 async def test_the_migrated_schema_is_the_one_the_code_knows(admin: AsyncEngine) -> None:
     def differences(connection: Connection) -> list[Any]:
         options = {"compare_type": True, "compare_server_default": True, "include_object": _is_not_the_version}
@@ -223,7 +217,6 @@ class Wrong(SystemClock):
         return super().now() + timedelta(hours=1)
 
 
-@needs_postgres
 async def test_times_are_the_databases_not_the_machines(stores: Stores, postgres_url: str, admin: AsyncEngine) -> None:
     store = await stores.opened(postgres_url, clock=Wrong())
     joined = await store.join(worker())
@@ -242,7 +235,6 @@ async def test_times_are_the_databases_not_the_machines(stores: Stores, postgres
     assert all(at is not None and abs(now - at) < timedelta(minutes=1) for at in times), times
 
 
-@needs_postgres
 async def test_a_run_is_accepted_when_it_is_dispatched_not_when_the_transaction_began(store: SqlStore) -> None:
     async with store.engine.connect() as connection:
         began = (await connection.execute(text("SELECT now()"))).scalar_one()
@@ -270,7 +262,6 @@ async def foreign_insert(admin: AsyncEngine, key: str) -> AsyncGenerator[None]:
         await connection.rollback()
 
 
-@needs_postgres
 async def test_a_key_in_somebodys_open_transaction_is_waited_for_only_so_long(
     store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +280,6 @@ async def test_a_key_in_somebodys_open_transaction_is_waited_for_only_so_long(
     await accepted(store, envelope(idempotency_key="k"))
 
 
-@needs_postgres
 async def test_of_a_group_only_the_run_whose_key_is_held_has_to_wait(
     store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +293,6 @@ async def test_of_a_group_only_the_run_whose_key_is_held_has_to_wait(
         assert answer == Accepted(run_id=one.id, existing=False)
 
 
-@needs_postgres
 async def test_a_key_in_somebodys_transaction_is_ours_if_that_rolls_back(store: SqlStore, admin: AsyncEngine) -> None:
     async with foreign_insert(admin, "k"):
         one = envelope(idempotency_key="k")
@@ -313,7 +302,6 @@ async def test_a_key_in_somebodys_transaction_is_ours_if_that_rolls_back(store: 
     assert await keyed == [Accepted(run_id=one.id, existing=False)]
 
 
-@needs_postgres
 async def test_the_callers_own_patience_is_left_alone(store: SqlStore) -> None:
     async with store.engine.connect() as connection:
         await connection.execute(text("SET LOCAL lock_timeout = '77s'"))
@@ -324,7 +312,6 @@ async def test_the_callers_own_patience_is_left_alone(store: SqlStore) -> None:
         await connection.commit()
 
 
-@needs_postgres
 async def test_a_transaction_on_another_kind_of_database_is_refused(store: SqlStore) -> None:
     engine = create_engine("sqlite://")
     with Session(engine) as session, pytest.raises(InvalidOption, match="sqlite"):
@@ -332,7 +319,6 @@ async def test_a_transaction_on_another_kind_of_database_is_refused(store: SqlSt
     engine.dispose()
 
 
-@needs_postgres
 async def test_runs_that_somebody_holds_are_passed_over_not_waited_for(store: SqlStore, admin: AsyncEngine) -> None:
     locked, free = await accepted(store, envelope(priority=9), envelope())
     [expiring] = await accepted(store, envelope(queue="other", expires_in=0))
@@ -349,7 +335,6 @@ async def test_runs_that_somebody_holds_are_passed_over_not_waited_for(store: Sq
     assert list(await store.expire(10)) == [expiring]
 
 
-@needs_postgres
 async def test_a_run_that_is_just_being_reopened_is_not_purged(store: SqlStore, admin: AsyncEngine) -> None:
     run = await brought_to(store, RunState.CANCELED)
     await asyncio.sleep(0.01)
@@ -370,7 +355,6 @@ async def _deadlocks(admin: AsyncEngine) -> int:
         return int((await connection.execute(query)).scalar_one())
 
 
-@needs_postgres
 async def test_groups_at_once_never_lock_each_other_out(stores: Stores, postgres_url: str, admin: AsyncEngine) -> None:
     """The same runs settled in different orders, with claims and sweeps, for two seconds."""
     some = [await stores.opened(postgres_url) for _ in range(3)]
@@ -414,7 +398,6 @@ async def test_groups_at_once_never_lock_each_other_out(stores: Stores, postgres
     assert await _deadlocks(admin) == before
 
 
-@needs_postgres
 async def test_keys_at_once_never_lock_each_other_out(stores: Stores, postgres_url: str, admin: AsyncEngine) -> None:
     some = [await stores.opened(postgres_url) for _ in range(3)]
     before, random = await _deadlocks(admin), Random(7)
@@ -437,7 +420,6 @@ async def _terminate_all(admin: AsyncEngine) -> int:
         return int(found.scalar_one())
 
 
-@needs_postgres
 async def test_connections_that_die_in_use_are_replaced(store: SqlStore, admin: AsyncEngine) -> None:
     stopped = asyncio.Event()
     outages: list[StoreUnavailable] = []
@@ -473,7 +455,6 @@ async def test_connections_that_die_in_use_are_replaced(store: SqlStore, admin: 
     assert set(new) <= set(await store.states(new))
 
 
-@needs_postgres
 async def test_a_watch_outlives_its_connection(
     stores: Stores, store: SqlStore, admin: AsyncEngine, postgres_url: str
 ) -> None:
@@ -498,7 +479,6 @@ async def _list(store: SqlStore) -> None:
     await store.list(EVERYTHING, limit=5, cursor=None)
 
 
-@needs_postgres
 async def test_canceled_callers_leave_no_connection_behind(store: SqlStore, admin: AsyncEngine) -> None:
     await accepted(store, envelope())
     random = Random(7)
@@ -520,7 +500,6 @@ async def test_canceled_callers_leave_no_connection_behind(store: SqlStore, admi
 # --- the ways of the planner -----------------------------------------------------------------------------------------
 
 
-@needs_postgres
 async def test_hot_statements_go_by_index(store: SqlStore, admin: AsyncEngine) -> None:
     async with admin.begin() as connection:
         await connection.execute(text(FILL))
@@ -557,7 +536,6 @@ FROM generate_series(1, 50000) n
 """
 
 
-@needs_postgres
 async def test_everything_else_answers_in_time_on_many_rows(store: SqlStore, admin: AsyncEngine) -> None:
     async with admin.begin() as connection:
         await connection.execute(text(FILL))

@@ -10,7 +10,7 @@ from actorjobs.clock import Clock, SystemClock
 from actorjobs.ports import Store
 from actorjobs.testing import MemoryDatabase, MemoryStore
 from actorjobs.testing.store_suite import OpenStore, StoreSuite
-from tests.contract.databases import Begin, needs_postgres, opening, transactions_on, write_hold
+from tests.contract.databases import Begin, opening, transactions_on, write_hold
 
 
 class TestMemory(StoreSuite):
@@ -66,11 +66,9 @@ class TestSqliteInRealTime(InRealTime, OnSqlite, StoreSuite, virtual_time=False)
     pass
 
 
-@needs_postgres
 class TestPostgres(OnPostgres, StoreSuite):
     pass
 
 
-@needs_postgres
 class TestPostgresInRealTime(InRealTime, OnPostgres, StoreSuite, virtual_time=False):
     pass
