@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from actorjobs.errors import InvalidOption
+
 
 class Clock(Protocol):
     """What the runtime knows of time. Seconds are floats, instants are aware datetimes in UTC."""
@@ -59,6 +61,9 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return "SystemClock()"
+
+
+LONGEST_SPAN_SECONDS = 10 * 365 * 86400.0
 
 
 class _VirtualTimer:
@@ -117,7 +122,10 @@ class VirtualClock:
 
     async def advance(self, seconds: float = 0.0, *, minutes: float = 0.0, hours: float = 0.0) -> None:
         """Let time pass, waking each sleeper at its own instant."""
-        target = self._elapsed + seconds + 60 * minutes + 3600 * hours
+        span = seconds + 60 * minutes + 3600 * hours
+        if not 0 <= span <= LONGEST_SPAN_SECONDS:
+            raise InvalidOption(f"a clock advances by 0 seconds to ten years, not by {span!r}")
+        target = self._elapsed + span
         await self.settle()
         while (due := self._next_due()) is not None and due <= target:
             self._elapsed = due

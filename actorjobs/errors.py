@@ -126,6 +126,8 @@ class FlowControl(Exception):
 
 
 def _seconds(delay: float | timedelta) -> float:
+    if isinstance(delay, bool) or not isinstance(delay, int | float | timedelta):
+        raise InvalidOption(f"a delay is seconds or a timedelta, not a value of type {type(delay).__name__}")
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
     if not 0 <= seconds <= 10 * 365 * 86400:
         raise InvalidOption(f"a delay lies between 0 seconds and ten years, not {seconds!r}")

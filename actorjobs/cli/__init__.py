@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from actorjobs.errors import ActorJobsError, InvalidOption, PayloadInvalid
+from actorjobs.errors import ActorJobsError, InvalidOption, PayloadInvalid, UnknownJob, UnknownQueue
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         app(args=None if arguments is None else list(arguments), prog_name="actorjobs")
-    except (InvalidOption, PayloadInvalid) as error:
+    except (InvalidOption, PayloadInvalid, UnknownJob, UnknownQueue) as error:
         _fail(error, EXIT_USAGE)
     except ActorJobsError as error:
         _fail(error, EXIT_FAILURE)

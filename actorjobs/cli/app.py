@@ -15,6 +15,8 @@ from actorjobs.cli.loading import load_app
 from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
 from actorjobs.errors import InvalidOption
 
+HIGHEST_PORT = 65535
+
 app = typer.Typer(
     name="actorjobs",
     help="Background jobs for asyncio, with every run and every attempt on record.",
@@ -66,6 +68,8 @@ def worker(
     """Perform runs until SIGTERM or SIGINT; a second signal leaves at once."""
     _log(log_level)
     only = parse_queues(queues or [])
+    if health_port is not None and health_port + processes - 1 > HIGHEST_PORT:
+        raise InvalidOption(f"--health-port {health_port} leaves no port for {processes} processes")
     runtime = load_app(app_name)
     if processes == 1:
         status = run_worker(runtime, WorkerOptions(queues=only, is_burst=burst, health_port=health_port))

@@ -217,7 +217,7 @@ def _moment(option: str, given: str | None) -> datetime | None:
         return None
     number, unit = given[:-1], given[-1:]
     if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < 9:
-        return datetime.now(UTC) - timedelta(seconds=int(number) * _UNITS[unit])
+        return datetime.now(UTC) - timedelta(seconds=min(int(number) * _UNITS[unit], 100 * 365 * 86400))
     try:
         at = datetime.fromisoformat(given)
     except ValueError:

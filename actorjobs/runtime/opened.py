@@ -39,6 +39,8 @@ BULK_ROWS = 500
 STALLED_SECONDS = 0.05
 """How long handlers that do not come to an end hold up a virtual clock."""
 
+BUSY_THREAD_SECONDS = 5.0
+
 AppFactory = Callable[[], AbstractAsyncContextManager[Any]]
 
 
@@ -158,7 +160,7 @@ class Opened:
             clock=self._clock,
             random=self._random,
             exits_when_stuck=exits_when_stuck,
-            blame=_blame,
+            blame=self._blame,
         )
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):
@@ -214,6 +216,14 @@ class Opened:
         if state in WAITING:
             self.broker.publish([replace(settlement.hint, delay=settlement.decision.delay)])
 
+    def _blame(self, variables: Context | None, task_name: str | None) -> tuple[str, str] | None:
+        """The run that these context variables belong to, or the task of that name; asked from another thread."""
+        ctx = None if variables is None else context_in(variables)
+        if ctx is None and self.performer is not None and task_name is not None:
+            at_work = self.performer.performing.get(task_name)
+            ctx = None if at_work is None else at_work.ctx
+        return None if ctx is None else (ctx.run_id, ctx.job)
+
     async def _come_to_rest(self) -> None:
         """Wait until everything that is due now has been done, or until only handlers that wait are left."""
         calm, stalled_since = 0, self.loop.time()
@@ -222,11 +232,16 @@ class Opened:
             if self._is_moving():
                 calm, stalled_since = 0, self.loop.time()
                 await asyncio.sleep(0.0005)
-            elif self._has_work() and self.loop.time() - stalled_since < STALLED_SECONDS:
+            elif self._has_work() and self.loop.time() - stalled_since < self._patience():
                 calm = 0
                 await asyncio.sleep(0.0005)
             else:
                 calm += 1
+
+    def _patience(self) -> float:
+        """Seconds for which handlers hold up the clock: one in a thread is surely busy, one on the loop may wait."""
+        at_work = () if self.performer is None else self.performer.performing.values()
+        return BUSY_THREAD_SECONDS if any(not one.is_cancelable for one in at_work) else STALLED_SECONDS
 
     @property
     def is_at_rest(self) -> bool:
@@ -252,9 +267,3 @@ def _keep(settings: Settings) -> dict[RunState, float | None]:
         RunState.CANCELED: settings.keep_canceled,
         RunState.EXPIRED: settings.keep_expired,
     }
-
-
-def _blame(variables: Context | None) -> tuple[str, str] | None:
-    """The run that these context variables belong to."""
-    ctx = None if variables is None else context_in(variables)
-    return None if ctx is None else (ctx.run_id, ctx.job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from actorjobs.clock import Clock
@@ -142,9 +142,10 @@ class Runs:
 
     async def reschedule(self, run_id: str, run_at: datetime, *, by: str | None = None) -> Run:
         """Let a waiting run become due at another time; `RunStateConflict` unless it waits."""
-        if run_at.tzinfo is None:
-            raise InvalidOption("run_at needs a time zone: datetime.now(UTC) + timedelta(...)")
-        run = await self._store.reschedule(run_id, run_at, by)
+        due = _moment("run_at", run_at)
+        if due is None:
+            raise InvalidOption("reschedule needs a moment: datetime.now(UTC) + timedelta(hours=1)")
+        run = await self._store.reschedule(run_id, due, by)
         self._wake(run)
         return run
 
@@ -204,17 +205,29 @@ def run_filter(
     *, state: States = None, since: datetime | None = None, until: datetime | None = None, **words: Any
 ) -> RunFilter:
     """A checked filter; `InvalidOption` for a state that does not exist or a time without zone."""
-    for name, at in (("since", since), ("until", until)):
-        if at is not None and at.tzinfo is None:
-            raise InvalidOption(f"{name} needs a time zone: datetime.now(UTC) - timedelta(...)")
-    return RunFilter(state=_states(state), since=since, until=until, **words)
+    for name, word in words.items():
+        if word is not None and not isinstance(word, str):
+            raise InvalidOption(f"{name} is a string, not a value of type {type(word).__name__}")
+    return RunFilter(state=_states(state), since=_moment("since", since), until=_moment("until", until), **words)
+
+
+def _moment(name: str, at: object) -> datetime | None:
+    """An aware moment in UTC; `InvalidOption` for anything that is none."""
+    if at is None:
+        return None
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise InvalidOption(f"{name} is a datetime with a time zone, like datetime.now(UTC) - timedelta(hours=1)")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidOption(f"{name} lies outside the years that can be compared") from None
 
 
 def _states(given: States) -> tuple[RunState, ...] | None:
     if given is None:
         return None
-    words = [given] if isinstance(given, str) else given
+    words: Any = [given] if isinstance(given, str) else given
     try:
         return tuple(RunState(word) for word in words)
-    except ValueError:
+    except (ValueError, TypeError):
         raise InvalidOption(f"a state is one of {', '.join(RunState)}") from None

@@ -29,6 +29,7 @@ from actorjobs.ports import (
     dispatching_through,
     open_dispatcher,
 )
+from actorjobs.runtime.checking import check_made_by_hand
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
@@ -257,13 +258,20 @@ class Runtime:
 
     async def dispatch(self, job: Any, /, *args: Any, **kwargs: Any) -> RunHandle[Any]:
         """Ask this very runtime for a run; answers once it is durably accepted."""
+        if isinstance(job, Envelope):
+            self._checked(job)
         return await order_for(job, *args, **kwargs).send(self)
 
     async def dispatch_many(
         self, envelopes: Sequence[Envelope], *, tx: Transaction | None = None
     ) -> list[RunHandle[Any]]:
         """Accept all envelopes or none, in one transaction. The error of a bad one says which it was."""
-        ready = [self._prepared(envelope, f"envelope {index}: ") for index, envelope in enumerate(envelopes)]
+        ready: list[Envelope] = []
+        for index, envelope in enumerate(envelopes):
+            try:
+                ready.append(self._prepared(self._checked(envelope)))
+            except ActorJobsError as error:
+                raise type(error)(f"envelope {index}: {error}") from None
         opened = self._open_one
         accepted = await opened.accept_all(ready, tx) if ready else []
         return [
@@ -306,11 +314,13 @@ class Runtime:
         app = self._opened.app if self._opened is not None else None
         return await perform_here(self._registry.definition(envelope.job), envelope, dispatcher=self, app=app)
 
-    def _prepared(self, envelope: Envelope, where: str = "") -> Envelope:
-        """The envelope as it will be stored, or why it will not."""
-        try:
-            if self._registry.knows(envelope.job):
-                self._registry.check_queue(envelope.queue)
-            return envelope if self._defaults is None else self._defaults.complete(envelope)
-        except ActorJobsError as error:
-            raise type(error)(where + str(error)) from None
+    def _checked(self, envelope: Envelope) -> Envelope:
+        job = getattr(envelope, "job", None)
+        known = isinstance(job, str) and self._registry.knows(job)
+        return check_made_by_hand(envelope, self._registry.definition(job) if known else None)
+
+    def _prepared(self, envelope: Envelope) -> Envelope:
+        """The envelope as it will be stored; `UnknownQueue` for a job of ours on a queue that nobody declared."""
+        if self._registry.knows(envelope.job):
+            self._registry.check_queue(envelope.queue)
+        return envelope if self._defaults is None else self._defaults.complete(envelope)

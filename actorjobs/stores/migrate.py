@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, inspect, text
 
 from actorjobs.errors import SchemaOutdated
-from actorjobs.stores.database import Database, masked
+from actorjobs.stores.database import Database, masked, parse_url
 from actorjobs.stores.schema import HEAD, VERSION_TABLE
 
 REVISIONS = ("0001",)
@@ -40,7 +40,8 @@ def upgrade_sql(url: str) -> str:
     from alembic import command
 
     config = _config(None)
-    config.set_main_option("sqlalchemy.url", url)
+    # Only the kind of database matters here, and a password has no business in a configuration.
+    config.set_main_option("sqlalchemy.url", f"{parse_url(url).get_backend_name()}://")
     config.output_buffer = buffer = io.StringIO()
     command.upgrade(config, "head", sql=True)
     return buffer.getvalue()

@@ -36,8 +36,8 @@ START_TIMEOUT_SECONDS = 30.0
 OpenStore = Callable[[], Awaitable[Store]]
 
 
-Blame = Callable[[Context | None], tuple[str, str] | None]
-"""The run that these context variables belong to: its id and its job."""
+Blame = Callable[[Context | None, str | None], tuple[str, str] | None]
+"""The run that these context variables, or the task of this name, belong to: its id and its job."""
 
 
 async def beat_once(store: Store, lease: Lease, on_lost: Callable[[str], None]) -> bool:
@@ -243,7 +243,7 @@ class Heartbeat:
         return sys._current_frames().get(self._main_thread)  # pyright: ignore[reportPrivateUsage]
 
     def _culprit(self, frame: FrameType | None) -> tuple[str, str] | None:
-        return self._blame(_running_context(self._main_loop, frame))
+        return self._blame(*_running(self._main_loop, frame))
 
     async def _give_up(self, store: Store) -> None:
         self._is_stuck = True
@@ -256,18 +256,17 @@ class Heartbeat:
             os._exit(EXIT_STUCK)
 
 
-def _running_context(loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> Context | None:
-    """The context variables of the callback that the loop is executing, seen from another thread; None if unknown.
+def _running(loop: asyncio.AbstractEventLoop, frame: FrameType | None) -> tuple[Context | None, str | None]:
+    """What the loop is executing, seen from another thread: context variables, and the name of the task.
 
     The callback is found in the frame of `Handle._run`; a loop written in C has no such frame, there the task tells.
     """
     while frame is not None:
         if frame.f_code.co_name == "_run" and isinstance(handle := frame.f_locals.get("self"), asyncio.Handle):
-            context: Context | None = getattr(handle, "_context", None)
-            return context
+            return getattr(handle, "_context", None), None
         frame = frame.f_back
     with suppress(Exception):
         task: Any = asyncio.current_task(loop)
-        context = task.get_context()  # from Python 3.12 on
-        return context if isinstance(context, Context) else None
-    return None
+        # The context of a task can be asked for from Python 3.12 on.
+        return getattr(task, "get_context", lambda: None)(), task.get_name()
+    return None, None

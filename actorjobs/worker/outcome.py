@@ -79,7 +79,8 @@ def judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> tuple[En
         case _ if reason is not None:
             return _stopped(reason, error, budget)
         case RetryLater():
-            return Ending(outcome=Outcome.FAILED, delay=error.delay), error
+            is_over = budget.retry.is_over(budget.elapsed, error.delay)
+            return Ending(outcome=Outcome.FAILED, delay=error.delay, permanent=is_over), error
         case asyncio.CancelledError():
             error = CanceledItself("the handler raised CancelledError, but nobody had canceled it")
             return budget.after(error), error

@@ -13,11 +13,12 @@ import orjson
 from anyio import CapacityLimiter
 
 from actorjobs import codec
-from actorjobs.errors import AttemptTimedOut
+from actorjobs.errors import AttemptTimedOut, IgnoredCancellation
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.model import CancelReason, Envelope, new_traceparent
 from actorjobs.ports import Dispatcher
 from actorjobs.worker.handling import handle
+from actorjobs.worker.performance import CANCEL_GRACE_SECONDS
 
 
 class LocalLink:
@@ -54,6 +55,10 @@ async def perform_here(definition: Definition, envelope: Envelope, *, dispatcher
     if not done:
         ctx.cancel_reason = CancelReason.TIMEOUT
         task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS)
+        if not done:
+            raise IgnoredCancellation("the handler was canceled after its time-out and went on regardless")
+        done = set()
     ended = await task
     if ended.error is None:
         return None if ended.value is None else definition.decode_result(orjson.loads(ended.value))

@@ -21,12 +21,12 @@ CANCEL_GRACE_SECONDS = 5.0
 class Performance:
     """A handler at work. Canceling asks it to end; if it does not within the grace, nobody waits for it any longer."""
 
-    __slots__ = ("_clock", "_end", "_grace", "_is_cancelable", "_task", "claim", "ctx")
+    __slots__ = ("_clock", "_end", "_grace", "_task", "claim", "ctx", "is_cancelable")
 
     def __init__(self, *, claim: Claim, ctx: JobContext[Any], is_cancelable: bool, clock: Clock) -> None:
         self.claim = claim
         self.ctx = ctx
-        self._is_cancelable = is_cancelable
+        self.is_cancelable = is_cancelable
         self._clock = clock
         self._task: asyncio.Task[Ended] | None = None
         self._end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
@@ -51,7 +51,7 @@ class Performance:
         if self.ctx.cancel_reason is not None or self._end.done() or self._task is None:
             return
         self.ctx.cancel_reason = reason
-        if self._is_cancelable:
+        if self.is_cancelable:
             self._task.cancel()
         self._grace = self._clock.call_later(CANCEL_GRACE_SECONDS, self.abandon)
 

@@ -23,8 +23,8 @@ from actorjobs import codec
 from actorjobs.clock import Clock
 from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
 from actorjobs.jobs import Definition, JobContext
-from actorjobs.lifecycle import Standing, decide
-from actorjobs.model import CancelReason, RunState, new_traceparent
+from actorjobs.lifecycle import Ending, Standing, decide
+from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
 from actorjobs.retry import Retry
 from actorjobs.worker.handling import RecordedLink, handle
@@ -64,7 +64,7 @@ class Performer:
     async def perform(self, claim: Claim, actor: str) -> None:
         """Execute one claimed run and settle it."""
         try:
-            await self._settle(await self._attempt(claim, actor))
+            await self._settle(await self._attempt_safely(claim, actor))
         except StoreUnavailable:
             logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
         finally:
@@ -85,6 +85,15 @@ class Performer:
         for performance in list(self.performing.values()):
             performance.abandon()
 
+    async def _attempt_safely(self, claim: Claim, actor: str) -> Settlement:
+        """An error of our own, or of a row that says nonsense, must end the run: released, it would come back for ever."""
+        try:
+            return await self._attempt(claim, actor)
+        except Exception as error:
+            logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
+            ending = Ending(outcome=Outcome.FAILED, permanent=True)
+            return self._recorded(claim, ending, error, None, actor, claim.traceparent or new_traceparent(), 0.0)
+
     async def _attempt(self, claim: Claim, actor: str) -> Settlement:
         began = self._clock.monotonic()
         traceparent = new_traceparent(claim.traceparent)
@@ -93,7 +102,7 @@ class Performer:
             ctx = self._context_for(claim, traceparent)
             bound = definition.decode_payload(claim.payload, claim.constructor_args)
         except (UnknownJob, PayloadInvalid) as error:
-            return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, 0.0)
+            return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
         performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)
         if claim.run_id in self.performing:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
@@ -112,7 +121,7 @@ class Performer:
         finally:
             if timer is not None:
                 timer.cancel()
-        return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, started_after)
+        return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, began, started_after)
 
     def _context_for(self, claim: Claim, traceparent: str) -> JobContext[Any]:
         deadline = None if claim.timeout is None else claim.claimed_at + timedelta(seconds=claim.timeout)
@@ -142,23 +151,37 @@ class Performer:
         reason: CancelReason | None,
         actor: str,
         traceparent: str,
+        began: float,
         started_after: float,
     ) -> Settlement:
-        ending, error = judge(ended, reason, self._budget(claim, definition))
+        ending, error = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
+        result = ended.value if error is None and ended.error is None else None
+        return self._recorded(claim, ending, error, result, actor, traceparent, started_after)
+
+    def _recorded(
+        self,
+        claim: Claim,
+        ending: Ending,
+        error: BaseException | None,
+        result: str | None,
+        actor: str,
+        traceparent: str,
+        started_after: float,
+    ) -> Settlement:
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
         return Settlement(
             fence=claim.fence,
             hint=claim.hint,
             outcome=ending.outcome,
             decision=decide(standing, ending),
-            result=ended.value if error is None and ended.error is None else None,
+            result=result,
             error=None if error is None else codec.encode_error(codec.truncate_error(error)),
             actor=actor,
             started_after=started_after,
             span_id=traceparent[36:52],
         )
 
-    def _budget(self, claim: Claim, definition: Definition | None) -> Budget:
+    def _budget(self, claim: Claim, definition: Definition | None, taken: float) -> Budget:
         retry = definition.retry if definition is not None else Retry()
         if claim.retry is not None:
             retry = retry.overridden_by(orjson.loads(claim.retry))
@@ -173,5 +196,5 @@ class Performer:
             own_delay=own_delay,
             random=self._random.random,
             failures=claim.failures,
-            elapsed=(claim.claimed_at - claim.inserted_at).total_seconds(),
+            elapsed=(claim.claimed_at - claim.inserted_at).total_seconds() + taken,
         )

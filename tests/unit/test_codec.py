@@ -188,6 +188,14 @@ def test_size_is_limited_in_bytes() -> None:
     assert "10 are kept" in refusal_of("0123456789", limit=10)
 
 
+def test_what_one_run_may_keep() -> None:
+    kib = 1024
+    assert codec.Limits() == LIMITS
+    assert (LIMITS.payload, LIMITS.result, LIMITS.checkpoint) == (256 * kib, 256 * kib, 256 * kib)
+    assert (LIMITS.meta, LIMITS.constructor_args, LIMITS.progress_message) == (16 * kib, 16 * kib, kib)
+    assert (LIMITS.error_message, LIMITS.error_stack) == (8 * kib, 32 * kib)
+
+
 def test_the_error_and_the_name_are_the_callers() -> None:
     with pytest.raises(InvalidOption, match=r"^meta\.a holds a NUL"):
         codec.encode({"a": "\x00"}, what="meta", error=InvalidOption)

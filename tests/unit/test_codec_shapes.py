@@ -355,6 +355,14 @@ class Whole(BaseModel):
         raise ValueError(f"rejected: {self.token}")
 
 
+class Listed(BaseModel):
+    tokens: list[Any]
+
+    @model_validator(mode="after")
+    def check(self) -> Listed:
+        raise ValueError(f"rejected: {self.tokens[1]}")
+
+
 @pytest.mark.parametrize(
     ("model", "data", "path"),
     [
@@ -363,6 +371,7 @@ class Whole(BaseModel):
         (Echoing, {"custom": SECRET}, "payload.custom: "),
         (Echoing, {"tagged": {"kindAlias": SECRET}}, "payload.tagged: "),
         (Whole, {"token": SECRET}, "payload: "),
+        (Listed, {"tokens": ["harmless", [SECRET]]}, "payload: "),
     ],
 )
 def test_a_validator_that_quotes_its_input_is_not_quoted(model: Any, data: Any, path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import math
 import sys
@@ -296,6 +297,19 @@ class Base(Job[P, R], Generic[P, R]):
     finally:
         del sys.modules["elsewhere"]
     assert Concrete.envelope(ReportRef(id=1)).constructor_args == {"where": "a"}
+
+
+def test_types_of_the_enclosing_function_are_found() -> None:
+    class Shade(enum.Enum):
+        DARK = "dark"
+
+    class Concrete(Job[ReportRef, None]):
+        name = "a:b"
+        shade: Shade = Shade.DARK
+
+        def perform(self, payload: ReportRef, ctx: JobContext) -> None: ...
+
+    assert Concrete.build(shade=Shade.DARK).envelope(ReportRef(id=1)).constructor_args == {"shade": "dark"}
 
 
 def test_a_class_variable_is_no_constructor_argument() -> None:

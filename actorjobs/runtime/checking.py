@@ -1,0 +1,45 @@
+"""Envelopes that come from outside: one made by hand is held to what a dispatch of its job would be held to."""
+
+from __future__ import annotations
+
+import re
+
+from actorjobs import codec
+from actorjobs.errors import InvalidOption
+from actorjobs.jobs import Definition
+from actorjobs.jobs.options import check_options
+from actorjobs.model import Envelope
+from actorjobs.retry import MOST_ATTEMPTS, Retry
+
+_OPTIONS = (
+    "delay",
+    "run_at",
+    "queue",
+    "priority",
+    "idempotency_key",
+    "tenant",
+    "timeout",
+    "expires_in",
+    "retention",
+    "tags",
+    "meta",
+)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def check_made_by_hand(envelope: object, definition: Definition | None) -> Envelope:
+    """The envelope itself. `InvalidOption` or `PayloadInvalid` for what no dispatch would have built; the payload is
+    looked at where the job is known."""
+    if not isinstance(envelope, Envelope):
+        raise InvalidOption(f"an Envelope is needed here, not a value of type {type(envelope).__name__}")
+    check_options({name: getattr(envelope, name) for name in _OPTIONS})
+    if not 1 <= envelope.max_attempts <= MOST_ATTEMPTS:
+        raise InvalidOption(f"max_attempts lies between 1 and {MOST_ATTEMPTS}, not {envelope.max_attempts}")
+    if envelope.retry is not None:
+        Retry.from_json(envelope.retry)
+    if envelope.traceparent is not None and _TRACEPARENT.fullmatch(envelope.traceparent) is None:
+        raise InvalidOption("traceparent is no W3C trace context: leave it out to get one")
+    if definition is not None:
+        constructor_args = codec.encode(envelope.constructor_args, what="constructor_args")
+        definition.decode_payload(codec.encode(envelope.payload), constructor_args)
+    return envelope
