@@ -113,6 +113,10 @@ class AttemptTimedOut(ActorJobsError, TimeoutError):
     """The attempt took longer than its time-out allows."""
 
 
+class LeaseLost(ActorJobsError):
+    """The worker lost its lease while the attempt ran."""
+
+
 class IgnoredCancellation(ActorJobsError):
     """The handler was canceled and went on regardless."""
 

@@ -186,7 +186,7 @@ class Envelope(BaseModel):
     delay: float | None = None
     run_at: AwareDatetime | None = None
     expires_in: float | None = None
-    priority: int = 0
+    priority: int = 4
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
     meta: dict[str, Any] = Field(default_factory=dict)

@@ -264,7 +264,7 @@ class Store(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
         """Record how attempts ended. The run's new state, or None where the fence no longer holds.
 
-        A cancel request turns every decision but success and dead-lettering into `canceled`.
+        A cancel request turns every decision but success into `canceled`.
         """
         ...
 

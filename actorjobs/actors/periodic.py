@@ -15,7 +15,7 @@ from actorjobs.actors.life import Life
 from actorjobs.actors.service import Cancelled, Statistics, TaskService, Watcher
 from actorjobs.actors.timing import Backoff, is_being_cancelled, lengthened, text_of, within
 from actorjobs.clock import Clock, SystemClock
-from actorjobs.errors import InvalidOption
+from actorjobs.errors import ActorJobsError, InvalidOption
 
 logger = logging.getLogger("actorjobs.actors")
 
@@ -157,7 +157,8 @@ class Periodic(TaskService):
         self._streak += 1
         self._last_error = text_of(error)
         if self._last_error not in self._logged:
-            logger.error("%s failed", self.name, exc_info=error)
+            # A known condition, such as a store that does not answer, is a line; only a surprise needs its traceback.
+            logger.error("%s failed: %s", self.name, self._last_error, exc_info=_unless_known(error))
             self._logged = {self._last_error, *list(self._logged)[: _MAX_REMEMBERED_ERRORS - 1]}
 
     def _note_success(self) -> None:
@@ -168,3 +169,7 @@ class Periodic(TaskService):
 
     def _facts(self) -> str:
         return f"runs={self._runs}, failures={self._failures}"
+
+
+def _unless_known(error: Exception) -> Exception | None:
+    return None if isinstance(error, ActorJobsError) else error

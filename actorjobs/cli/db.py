@@ -24,7 +24,7 @@ StoreOption = Annotated[str | None, typer.Option("--store", help="The store's UR
 
 
 @app.command()
-def upgrade(store: StoreOption = None, app_name: AppOption = None) -> None:
+def upgrade(store: StoreOption = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
     """Bring the schema to the version that this actorjobs needs."""
 
     async def work(opened: SqlStore) -> None:
@@ -32,7 +32,7 @@ def upgrade(store: StoreOption = None, app_name: AppOption = None) -> None:
 
     settings = _settings(store, app_name)
     _with_store(settings, work)
-    console().print(cell(f"the schema is at version {NEEDED_VERSION}"))
+    _tell(as_json)
 
 
 @app.command()
@@ -46,18 +46,25 @@ def current(store: StoreOption = None, app_name: AppOption = None, as_json: Json
 
 
 @app.command()
-def check(store: StoreOption = None, app_name: AppOption = None) -> None:
+def check(store: StoreOption = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
     """Exit with 1 unless the schema is the one that this actorjobs needs: a gate for deployments."""
     version = _with_store(_settings(store, app_name), SqlStore.schema_version)
     if version != NEEDED_VERSION:
         raise SchemaOutdated(f"the schema is at {version or 'no version'}, {NEEDED_VERSION} is needed")
-    console().print(cell(f"the schema is at version {version}"))
+    _tell(as_json)
 
 
 @app.command()
 def sql(store: StoreOption = None, app_name: AppOption = None) -> None:
     """Print the migrations as SQL, for those who apply it themselves."""
     typer.echo(upgrade_sql(_settings(store, app_name).store_url))
+
+
+def _tell(as_json: bool) -> None:
+    if as_json:
+        print_json({"version": NEEDED_VERSION, "needed": NEEDED_VERSION})
+    else:
+        console().print(cell(f"the schema is at version {NEEDED_VERSION}"))
 
 
 def _settings(store: str | None, app_name: str | None) -> Settings:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from actorjobs.model import Run
 
-NARROW = frozenset({"run", "state", "outcome", "attempt"})
+NARROW = frozenset({"run", "state", "outcome", "attempt", "tries", "accepted", "at", "event", "started", "ended"})
 """Columns that are cut to nothing useful by wrapping."""
 
 STYLES = {
@@ -69,8 +69,9 @@ def _time(at: datetime) -> str:
 
 def run_row(run: Run) -> tuple[Any, ...]:
     """A run as a row of `RUN_COLUMNS`."""
-    tries = f"{run.attempt}" + (f" ({run.failures}/{run.max_attempts} failed)" if run.failures else "")
-    return (run.id, run.job, run.queue, run.state, tries, run.inserted_at, run.finished_at or run.available_at)
+    tries = f"{run.attempt}/{run.max_attempts}" if run.attempt else ""
+    return (run.id, run.job, run.state, tries, run.inserted_at)
 
 
-RUN_COLUMNS = ("run", "job", "queue", "state", "attempts", "accepted", "ended or due")
+RUN_COLUMNS = ("run", "job", "state", "tries", "accepted")
+"""What fits into 80 columns; the rest is in `runs show` and --json."""

@@ -86,8 +86,8 @@ def print_run(run: Run, attempts: list[Attempt], history: list[HistoryEntry]) ->
     print_table(f"run {run.id}", ("field", "value"), [(n, v) for n, v in facts if v not in (None, (), {})])
     print_table(
         "attempts",
-        ("attempt", "outcome", "started", "ended", "worker", "actor", "error"),
-        [(a.number, a.outcome, a.started_at, a.ended_at, a.worker, a.actor, _error(a)) for a in attempts],
+        ("attempt", "outcome", "started", "ended", "actor", "error"),
+        [(a.number, a.outcome, a.started_at, a.ended_at, a.actor, _error(a)) for a in attempts],
     )
     print_table(
         "history",
@@ -173,14 +173,17 @@ def reschedule(
 
 
 @app.command()
-def delete(run_id: RunId, app_name: AppOption = None) -> None:
+def delete(run_id: RunId, app_name: AppOption = None, as_json: JsonOption = False) -> None:
     """Forget a run and its attempts."""
 
     async def work(runtime: Runtime) -> None:
         await runtime.runs.delete(run_id)
 
     with_client(app_name, work)
-    console().print(cell(f"run {run_id} is deleted"))
+    if as_json:
+        print_json({"deleted": run_id})
+    else:
+        console().print(cell(f"run {run_id} is deleted"))
 
 
 @app.command()

@@ -62,6 +62,17 @@ def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
     return status
 
 
+async def _leave_if_stuck(status: int) -> None:
+    """Exit here and now if a handler goes on regardless: the loop would wait for its task for ever."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left and (await asyncio.wait(left, timeout=THREAD_END_SECONDS))[1]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def _threads_end() -> bool:
     """Whether every thread that the interpreter would wait for at its exit ends by itself now."""
     deadline = time.monotonic() + THREAD_END_SECONDS
@@ -98,7 +109,9 @@ class _Process:
             await self._runtime.open(only=self._options.queues, is_worker_process=True)
             logger.info("performing runs of %s", ", ".join(self._runtime.statistics()))
             await self._until_done()
-            return await self._drain()
+            status = await self._drain()
+            await _leave_if_stuck(status)
+            return status
         finally:
             if health is not None:
                 await health.stop()

@@ -48,7 +48,7 @@ class Order(Generic[R]):
             accepted.run_id,
             job=self.envelope.job,
             decode=self.decode,
-            runs=dispatcher.runs,
+            dispatcher=dispatcher,
             existing=accepted.existing,
         )
 

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from actorjobs.errors import RunFailed
 from actorjobs.model import HistoryEntry, Run, RunState
-from actorjobs.ports import RunReader, find_dispatcher
+from actorjobs.ports import Dispatcher, RunReader, find_dispatcher
 from actorjobs.retry import Duration, seconds
 
 R_co = TypeVar("R_co", covariant=True)
@@ -18,7 +18,7 @@ R_co = TypeVar("R_co", covariant=True)
 class RunHandle(Generic[R_co]):
     """One run, with its result typed. It holds an id and no connection: what it tells is asked for each time."""
 
-    __slots__ = ("_decode", "_job", "_runs", "existing", "id")
+    __slots__ = ("_decode", "_dispatcher", "_job", "_runs", "existing", "id")
 
     def __init__(
         self,
@@ -27,14 +27,16 @@ class RunHandle(Generic[R_co]):
         job: str,
         decode: Callable[[Any], R_co],
         runs: RunReader | None = None,
+        dispatcher: Dispatcher | None = None,
         existing: bool = False,
     ) -> None:
-        """`decode` makes a result of its JSON value; without `runs` the runtime is looked up when it is needed."""
+        """`decode` makes a result of its JSON value; without `runs` or `dispatcher` the runtime is looked up."""
         self.id = id
         self.existing = existing
         self._job = job
         self._decode = decode
         self._runs = runs
+        self._dispatcher = dispatcher
 
     async def run(self) -> Run:
         """The run as it stands. `RunNotFound` when it was never accepted or has been deleted."""
@@ -60,7 +62,7 @@ class RunHandle(Generic[R_co]):
         """Ask for a new run with the same payload, linked to this one by `replay_of`."""
         wait = None if delay is None else seconds(delay, "delay")
         new_id = await self._reader.replay_run(self.id, delay=wait, reason=reason)
-        return RunHandle(new_id, job=self._job, decode=self._decode, runs=self._runs)
+        return RunHandle(new_id, job=self._job, decode=self._decode, runs=self._runs, dispatcher=self._dispatcher)
 
     def events(self) -> AsyncIterator[HistoryEntry]:
         """Every step in the life of the run, from its acceptance to its end, as it happens."""
@@ -68,7 +70,10 @@ class RunHandle(Generic[R_co]):
 
     @property
     def _reader(self) -> RunReader:
-        return self._runs if self._runs is not None else find_dispatcher(self._job).runs
+        if self._runs is not None:
+            return self._runs
+        # Asked each time: a runtime that was closed and opened again has another reader.
+        return (self._dispatcher or find_dispatcher(self._job)).runs
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self._job!r}>"

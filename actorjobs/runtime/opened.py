@@ -102,7 +102,7 @@ class Opened:
             store=self.store, take=self.recorder.take, clock=self._clock, random=self._random
         )
         await self.recorder.start()
-        self.queues = Queues(store=self.store)
+        self.queues = Queues(store=self.store, declared=lambda: self._registry.queues)
         self.runs = Runs(
             store=self.store,
             waiter=self.waiter,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 
+from actorjobs.errors import UnknownQueue
 from actorjobs.jobs import check_concurrency, check_queue_name
 from actorjobs.ports import QueueInfo, Store
 
@@ -11,8 +13,20 @@ from actorjobs.ports import QueueInfo, Store
 class Queues:
     """The queues of this runtime's namespace, wherever they are served."""
 
-    def __init__(self, *, store: Store) -> None:
+    def __init__(self, *, store: Store, declared: Callable[[], Iterable[str]]) -> None:
         self._store = store
+        self._declared = declared
+
+    async def _check(self, name: str) -> None:
+        """`UnknownQueue` for a name that nobody declared: a slip of the pen must not look like a paused queue."""
+        check_queue_name(name)
+        if name in self._declared():
+            return
+        known = [queue.name for queue in await self._store.queues()]
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *self._declared()], 1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise UnknownQueue(f"nobody declared a queue {name!r}{hint}")
 
     async def list(self) -> Sequence[QueueInfo]:
         """Every queue that was declared or has runs, with how many wait and run."""
@@ -20,15 +34,15 @@ class Queues:
 
     async def pause(self, name: str, *, reason: str | None = None) -> QueueInfo:
         """Start nothing more of this queue; what runs goes on."""
-        check_queue_name(name)
+        await self._check(name)
         return await self._store.set_queue(name, is_paused=True, reason=reason)
 
     async def resume(self, name: str) -> QueueInfo:
-        check_queue_name(name)
+        await self._check(name)
         return await self._store.set_queue(name, is_paused=False)
 
     async def scale(self, name: str, concurrency: int) -> QueueInfo:
         """Let every process perform so many runs of this queue at once."""
-        check_queue_name(name)
+        await self._check(name)
         check_concurrency(concurrency)
         return await self._store.set_queue(name, concurrency=concurrency)

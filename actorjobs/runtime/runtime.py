@@ -316,8 +316,8 @@ class Runtime:
 
     def _checked(self, envelope: Envelope) -> Envelope:
         job = getattr(envelope, "job", None)
-        known = isinstance(job, str) and self._registry.knows(job)
-        return check_made_by_hand(envelope, self._registry.definition(job) if known else None)
+        definition = self._registry.definition(job) if isinstance(job, str) and self._registry.knows(job) else None
+        return check_made_by_hand(envelope, definition)
 
     def _prepared(self, envelope: Envelope) -> Envelope:
         """The envelope as it will be stored; `UnknownQueue` for a job of ours on a queue that nobody declared."""

@@ -85,7 +85,10 @@ async def open_database(url: str, clock: Clock, *, inline: bool = False) -> Data
         return SqliteDatabase(parsed, inline=inline)
     from actorjobs.stores.postgres import PostgresDatabase
 
-    return PostgresDatabase(parsed)
+    try:
+        return PostgresDatabase(parsed)
+    except ModuleNotFoundError as error:
+        raise InvalidOption(f"PostgreSQL needs {error.name}: pip install 'actorjobs[postgres]'") from None
 
 
 def unavailable(error: BaseException, url: URL, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:

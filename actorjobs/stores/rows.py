@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -332,6 +333,11 @@ def youngest_to_purge(keep: Mapping[RunState, float | None], now: datetime) -> d
     """A run that ended later than this is kept, whatever its state, unless it has a retention of its own."""
     kept = [seconds for seconds in keep.values() if seconds is not None]
     return now - timedelta(seconds=min(kept)) if kept else EPOCH
+
+
+def held(run: Run, paused: Collection[str]) -> Run:
+    """The run as it is to be shown: one that waits in a paused queue is held, though nothing is written to it."""
+    return replace(run, hold="paused") if run.state in WAITING and run.hold is None and run.queue in paused else run
 
 
 def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: datetime) -> bool:

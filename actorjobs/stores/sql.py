@@ -76,6 +76,7 @@ from actorjobs.stores.rows import (
     current_attempt,
     envelope_of,
     fingerprint,
+    held,
     history_of,
     is_past_keeping,
     is_run_id,
@@ -584,7 +585,13 @@ class SqlStore:
 
     def _get(self, connection: Connection, run_id: str) -> Run:
         row = self._row(connection, run_id)
-        return run_of(row, self._ended(connection, [run_id]).get(run_id, ()))
+        run = run_of(row, self._ended(connection, [run_id]).get(run_id, ()))
+        return held(run, self._paused(connection))
+
+    def _paused(self, connection: Connection) -> builtins.set[str]:
+        """The queues that are paused: what waits there is shown as held."""
+        paused = select(queues.c.name).where(queues.c.namespace == self._namespace, queues.c.is_paused)
+        return {row.name for row in connection.execute(paused)}
 
     def _row(self, connection: Connection, run_id: str, *, lock: bool = False) -> Row:
         query = select(runs).where(runs.c.namespace == self._namespace, runs.c.id == str(run_id))
@@ -627,7 +634,8 @@ class SqlStore:
             rows = connection.execute(query).mappings().all()
             page = rows[:limit]
             ended = self._ended(connection, [row["id"] for row in page if _may_have_errors(row)])
-            found = [run_of(row, ended.get(row["id"], ())) for row in page]
+            paused = self._paused(connection)
+            found = [held(run_of(row, ended.get(row["id"], ())), paused) for row in page]
             return RunPage(runs=found, cursor=page[-1]["id"] if len(rows) > limit else None)
 
         return await self._database.read(work)

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from actorjobs.codec import decode, truncate_error
-from actorjobs.errors import InvalidOption, ResultTimeout, RunNotFound
+from actorjobs.errors import Cancel, IdempotencyConflict, InvalidOption, ResultTimeout, RunNotFound, Snooze
 from actorjobs.jobs import Definition, RunHandle, definition_of, order_for
-from actorjobs.model import Envelope, HistoryEntry, Run, RunState
+from actorjobs.model import Envelope, HistoryEntry, Run, RunState, new_id
 from actorjobs.ports import Accepted, Transaction, dispatching_through
 from actorjobs.worker.perform_here import perform_here
 
@@ -29,7 +29,8 @@ class StandIn:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
-        self._keys: dict[tuple[str | None, str, str], str] = {}
+        self._envelopes: dict[str, Envelope] = {}
+        self._keys: dict[tuple[str | None, str, str], Envelope] = {}
         self._override: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Self:
@@ -55,12 +56,23 @@ class StandIn:
         return await order_for(job, *args, **options).send(self)
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
+        existing = self._known(envelope)
+        if existing is None:
+            await self._take(envelope)
+        return Accepted(run_id=existing or envelope.id, existing=existing is not None)
+
+    def _known(self, envelope: Envelope) -> str | None:
+        """The run that holds the envelope's key; `IdempotencyConflict` where it asks for something else."""
         key = (envelope.tenant, envelope.job, envelope.idempotency_key or envelope.id)
-        if key in self._keys:
-            return Accepted(run_id=self._keys[key], existing=True)
-        self._keys[key] = envelope.id
-        await self._take(envelope)
-        return Accepted(run_id=envelope.id, existing=False)
+        first = self._keys.setdefault(key, envelope)
+        if first is envelope:
+            self._envelopes[envelope.id] = envelope
+            return None
+        if (first.payload, first.constructor_args) != (envelope.payload, envelope.constructor_args):
+            raise IdempotencyConflict(
+                f"the idempotency key was used for {envelope.job} with another payload", run_id=first.id
+            )
+        return first.id
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         raise NotImplementedError
@@ -89,21 +101,16 @@ class StandIn:
             yield HistoryEntry(at=run.finished_at, event=run.state, state=run.state, attempt=run.attempt)
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> Run:
-        return await self.get(run_id)
+        run = await self.get(run_id)
+        if run.finished_at is None:
+            run = replace(run, state=RunState.CANCELED, canceled_at=datetime.now(UTC), reason=reason)
+            self._runs[run_id] = run
+        return run
 
     async def replay_run(self, run_id: str, *, delay: Any = None, reason: str | None = None) -> str:
-        run = await self.get(run_id)
-        again = Envelope(
-            job=run.job,
-            queue=run.queue,
-            payload=run.payload,
-            constructor_args=dict(run.constructor_args),
-            tenant=run.tenant,
-            max_attempts=run.max_attempts,
-            script=run.script,
-            replay_of=run.id,
-        )
-        return (await self.accept(again)).run_id
+        await self.get(run_id)
+        changes = {"id": new_id(), "replay_of": run_id, "idempotency_key": None, "delay": delay, "run_at": None}
+        return (await self.accept(self._envelopes[run_id].model_copy(update=changes))).run_id
 
 
 class InlineDispatcher(StandIn):
@@ -123,6 +130,11 @@ class InlineDispatcher(StandIn):
         definition = self._definition(envelope)
         try:
             result = await perform_here(definition, envelope, dispatcher=self, app=self._app)
+        except Snooze as snooze:
+            self._runs[envelope.id] = _accepted(envelope, wait=snooze.delay)
+        except Cancel as canceled:
+            ended = replace(_accepted(envelope), state=RunState.CANCELED, canceled_at=datetime.now(UTC))
+            self._runs[envelope.id] = replace(ended, attempt=1, reason=canceled.reason)
         except Exception as error:
             self._runs[envelope.id] = _finished(envelope, RunState.DEAD_LETTERED, error=error)
             if self._on_error is None:
@@ -175,8 +187,10 @@ class RecordingDispatcher(StandIn):
         self._note(envelope)
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
-        self._note(envelope)
-        return Accepted(run_id=envelope.id, existing=False)
+        existing = self._known(envelope)
+        if existing is None:
+            self._note(envelope)
+        return Accepted(run_id=existing or envelope.id, existing=existing is not None)
 
     def _note(self, envelope: Envelope) -> None:
         self._runs[envelope.id] = _accepted(envelope)
@@ -227,7 +241,8 @@ def _name_of(job: Any) -> str:
 def _fits(envelope: Envelope, payload: Any, options: dict[str, Any]) -> bool:
     wanted = payload.model_dump(mode="json") if hasattr(payload, "model_dump") else payload
     return (wanted is None or envelope.payload == wanted) and all(
-        getattr(envelope, name) == value for name, value in options.items()
+        getattr(envelope, name, None) == (value.total_seconds() if isinstance(value, timedelta) else value)
+        for name, value in options.items()
     )
 
 
@@ -236,15 +251,16 @@ def _plain(definition: Definition, result: Any) -> Any:
     return None if text is None else decode(text)
 
 
-def _accepted(envelope: Envelope) -> Run:
+def _accepted(envelope: Envelope, wait: float | None = None) -> Run:
     now = datetime.now(UTC)
+    due = max(envelope.run_at or now, now + timedelta(seconds=wait or envelope.delay or 0))
     return Run(
         id=envelope.id,
         namespace="test",
         job=envelope.job,
         version=envelope.version,
         queue=envelope.queue,
-        state=RunState.SCHEDULED if envelope.delay or envelope.run_at else RunState.QUEUED,
+        state=RunState.SCHEDULED if due > now or wait is not None else RunState.QUEUED,
         hold=None,
         tenant=envelope.tenant,
         priority=envelope.priority,
@@ -260,7 +276,7 @@ def _accepted(envelope: Envelope) -> Run:
         max_attempts=envelope.max_attempts,
         timeout=envelope.timeout,
         inserted_at=now,
-        available_at=envelope.run_at or now,
+        available_at=due,
         expires_at=None,
         claimed_at=None,
         attempted_at=None,

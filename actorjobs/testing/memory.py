@@ -189,7 +189,8 @@ class MemoryStore(MemoryLeases):
 
     def _run(self, row: Row) -> Run:
         ended = self.database.attempts.get(row["id"], ())
-        return rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended])
+        paused = {name for name, queue in self._queues().items() if queue["is_paused"]}
+        return rows.held(rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended]), paused)
 
     async def get(self, run_id: str) -> Run:
         await self._begin()

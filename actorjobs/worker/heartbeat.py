@@ -31,6 +31,8 @@ TICK_SECONDS = 0.25
 WARN_AFTER_SECONDS = 1.0
 GIVE_UP_AFTER_SECONDS = 300.0
 EXIT_STUCK = 70
+STACK_FRAMES = 8
+"""The innermost ones: where the time goes."""
 START_TIMEOUT_SECONDS = 30.0
 
 OpenStore = Callable[[], Awaitable[Store]]
@@ -230,7 +232,7 @@ class Heartbeat:
         frame = self._main_frame()
         culprit = self._culprit(frame)
         what = f"run {culprit[0]} ({culprit[1]})" if culprit else "something"
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
+        stack = "".join(traceback.format_stack(frame, STACK_FRAMES)) if frame is not None else "(no stack)"
         logger.warning(
             "%s has blocked the event loop for %.1f s; its lease is kept, but nothing else moves. Stack:\n%s",
             what,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from actorjobs.errors import (
+    AttemptCanceled,
     AttemptTimedOut,
     Cancel,
     CanceledItself,
     Fail,
     FlowControl,
     IgnoredCancellation,
+    LeaseLost,
     PayloadInvalid,
     ResultInvalid,
     RetryLater,
@@ -90,12 +92,15 @@ def judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> tuple[En
 
 def _stopped(reason: CancelReason, error: BaseException, budget: Budget) -> tuple[Ending, BaseException | None]:
     """The end of a handler that was asked to end: what it raised on its way out is kept, the reason decides."""
-    kept = None if isinstance(error, asyncio.CancelledError) else error
+    kept = None if isinstance(error, asyncio.CancelledError | AttemptCanceled) else error
     match reason:
         case CancelReason.CANCELED:
             return Ending(outcome=Outcome.CANCELED), kept
-        case CancelReason.SHUTDOWN | CancelReason.LOST:
+        case CancelReason.SHUTDOWN:
             return Ending(outcome=Outcome.INTERRUPTED), kept
+        case CancelReason.LOST:
+            lost = kept or LeaseLost("the worker could not renew its lease: its work was canceled and handed back")
+            return Ending(outcome=Outcome.INTERRUPTED), lost
         case CancelReason.TIMEOUT:
             late = kept or AttemptTimedOut("the attempt took longer than its time-out allows")
             return budget.after(late, Outcome.TIMED_OUT), late

@@ -86,7 +86,7 @@ class Performer:
             performance.abandon()
 
     async def _attempt_safely(self, claim: Claim, actor: str) -> Settlement:
-        """An error of our own, or of a row that says nonsense, must end the run: released, it would come back for ever."""
+        """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
         try:
             return await self._attempt(claim, actor)
         except Exception as error:
@@ -114,8 +114,9 @@ class Performer:
         started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
-        if claim.timeout is not None:
-            timer = self._clock.call_later(claim.timeout, partial(performance.cancel, CancelReason.TIMEOUT))
+        timeout = claim.timeout if claim.timeout is not None else definition.timeout
+        if timeout is not None:
+            timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
         try:
             ended = await performance.run(task)
         finally:

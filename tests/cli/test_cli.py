@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -69,6 +70,33 @@ def test_a_file_is_dispatched_and_its_bad_lines_are_named(shell: Shell) -> None:
         "line 6",
     ]
     assert shell.json("runs", "count")["queued"] == 2
+
+
+def test_a_stuck_handler_does_not_keep_the_process(shell: Shell) -> None:
+    stuck = """
+    @aj.job("test:stuck", queue="slow")
+    async def stuck(seconds: float) -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+
+    runtime = aj.Runtime(jobs=[welcome, sleep, stuck], grace=0.2)
+    """
+    with (shell.folder / "shop.py").open("a", encoding="utf-8") as app:
+        app.write(textwrap.dedent(stuck))
+    shell.json("dispatch", "test:stuck", '{"seconds": 1}')
+    worker = shell.start("worker")
+    wait_for(lambda: shell.json("runs", "count")["running"] == 1)
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    worker.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    output, _ = worker.communicate(timeout=20)
+    assert time.monotonic() - began < 5, output
+    assert worker.returncode == 3
+    assert shell.json("runs", "count")["queued"] == 1
 
 
 def test_queues(shell: Shell) -> None:

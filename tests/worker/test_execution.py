@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, RootModel
+from sqlalchemy import text
 
 import actorjobs as aj
 from actorjobs.worker import performance
@@ -380,6 +381,36 @@ async def test_a_payload_that_no_longer_fits_is_dead_lettered_with_its_payload_k
     assert (run.state, run.errors[0].name) == (aj.RunState.DEAD_LETTERED, "PayloadInvalid")
     assert run.payload == {"what": "secret-canary"}
     assert "secret-canary" not in run.errors[0].message
+
+
+async def test_a_row_that_cannot_be_performed_ends_its_run(make_runtime: MakeRuntime) -> None:
+    @aj.job("test:fine", retry=aj.Retry(attempts=3))
+    async def fine(payload: Work) -> None: ...
+
+    runtime = make_runtime(fine)
+    async with runtime.client():
+        handle = await fine.dispatch(Work())
+        async with runtime.store.engine.begin() as connection:
+            await connection.execute(text("UPDATE actorjobs_runs SET retry = '{}'"))
+    async with runtime:
+        run = await runtime.runs.wait(handle.id, timeout=5)
+    assert (run.state, run.attempt, run.errors[0].name) == (aj.RunState.DEAD_LETTERED, 1, "InvalidOption")
+
+
+async def test_no_retry_starts_after_the_time_for_retries_is_over(make_runtime: MakeRuntime) -> None:
+    @aj.job("test:later", retry=aj.Retry(attempts=50, max_elapsed=0.5))
+    async def later(payload: Work) -> None:
+        raise aj.RetryLater(0.2)
+
+    @aj.job("test:slow", retry=aj.Retry(attempts=50, backoff=aj.Fixed(0), max_elapsed=0.2))
+    async def slow(payload: Work) -> None:
+        await asyncio.sleep(0.3)
+        raise ValueError
+
+    async with make_runtime(later, slow) as runtime:
+        first, second = await later.dispatch(Work()), await slow.dispatch(Work())
+        assert 1 < (await runtime.runs.wait(first.id, timeout=10)).attempt < 5
+        assert (await runtime.runs.wait(second.id, timeout=10)).attempt == 1
 
 
 async def test_ctx_log_carries_the_run(make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture) -> None:

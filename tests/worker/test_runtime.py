@@ -260,7 +260,10 @@ async def test_pause_resume_and_scale_are_followed_within_a_second(make_runtime:
         await runtime.queues.pause("waiting", reason="maintenance")
         handle = await wait_long.dispatch(Work())
         await asyncio.sleep(1.0)
-        assert (await handle.run()).state is aj.RunState.QUEUED
+        run = await handle.run()
+        assert (run.state, run.hold) == (aj.RunState.QUEUED, "paused")
+        with pytest.raises(aj.UnknownQueue, match="'waiting'"):
+            await runtime.queues.pause("waitin")
         await runtime.queues.resume("waiting")
         resumed_at = time.monotonic()
         assert await handle.result(timeout=5) == "waited"
@@ -400,6 +403,44 @@ async def test_results_are_awaited_across_processes(make_runtime: MakeRuntime) -
             began = time.monotonic()
             assert await handle.result(timeout=5) == 8
     assert time.monotonic() - began < 1
+
+
+async def test_a_handle_outlives_an_opening(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(echo)
+    async with runtime:
+        handle = await echo.dispatch(Work(n=1))
+        await handle.result(timeout=5)
+    with pytest.raises(aj.NoRuntime):
+        await handle.run()
+    async with runtime.client():
+        assert (await handle.run()).result == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": {"n": "zz"}},
+        {"payload": None},
+        {"constructor_args": {"zz": 1}},
+        {"max_attempts": 0},
+        {"tags": ("x" * 5000,)},
+        {"idempotency_key": ""},
+        {"delay": 1.0, "run_at": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"traceparent": "junk"},
+        {"retry": {"x": 1}},
+        {"priority": 10},
+        {"id": "not-an-id"},
+    ],
+)
+async def test_an_envelope_made_by_hand_is_checked(make_runtime: MakeRuntime, changes: dict[str, Any]) -> None:
+    async with make_runtime(echo).client() as runtime:
+        envelope = echo.envelope(Work(n=1)).model_copy(update=changes)
+        for refused in (runtime.dispatch(envelope), runtime.dispatch_many([echo.envelope(Work()), envelope])):
+            with pytest.raises((aj.InvalidOption, aj.PayloadInvalid)):
+                await refused
+        assert sum((await runtime.runs.count_by_state()).values()) == 0
+        with pytest.raises(aj.InvalidOption, match="envelope 0"):
+            await runtime.dispatch_many([1])  # type: ignore[list-item]
 
 
 async def test_nothing_is_left_behind(make_runtime: MakeRuntime) -> None:
