@@ -27,10 +27,10 @@ class _PyprojectSource(PydanticBaseSettingsSource):
             document = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InvalidOption(f"pyproject.toml cannot be read: {error}") from None
-        tool: Any = document.get("tool", {})
-        table: Any = tool.get("actorjobs", {}) if isinstance(tool, dict) else None
-        if not isinstance(table, dict):
-            raise InvalidOption("[tool.actorjobs] in pyproject.toml is not a table")
+        try:
+            table: dict[str, Any] = {**document.get("tool", {}).get("actorjobs", {})}
+        except (AttributeError, TypeError):
+            raise InvalidOption("[tool.actorjobs] in pyproject.toml is not a table") from None
         known = set(self.settings_cls.model_fields)
         for name in table:
             if name not in known:

@@ -129,7 +129,7 @@ class FlowControl(Exception):
     """What a handler raises to steer its own run instead of failing it."""
 
 
-def _seconds(delay: float | timedelta) -> float:
+def _seconds(delay: object) -> float:
     if isinstance(delay, bool) or not isinstance(delay, int | float | timedelta):
         raise InvalidOption(f"a delay is seconds or a timedelta, not a value of type {type(delay).__name__}")
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)

@@ -51,18 +51,16 @@ async def perform_here(definition: Definition, envelope: Envelope, *, dispatcher
     threads = CapacityLimiter(math.inf)
     work = handle(definition, bound, constructor_args, ctx, dispatcher=dispatcher, threads=threads)
     task = asyncio.get_running_loop().create_task(work, name=envelope.id, context=copy_context())
-    done, _ = await _wait(task, envelope.timeout)
-    if not done:
+    is_late = not (await _wait(task, envelope.timeout))[0]
+    if is_late:
         ctx.cancel_reason = CancelReason.TIMEOUT
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS)
-        if not done:
+        if not (await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS))[0]:
             raise IgnoredCancellation("the handler was canceled after its time-out and went on regardless")
-        done = set()
     ended = await task
     if ended.error is None:
         return None if ended.value is None else definition.decode_result(orjson.loads(ended.value))
-    if not done and isinstance(ended.error, asyncio.CancelledError):
+    if is_late and isinstance(ended.error, asyncio.CancelledError):
         raise AttemptTimedOut(f"the attempt took longer than its time-out of {envelope.timeout:g} s")
     raise ended.error
 
