@@ -144,7 +144,7 @@ class EmbeddedConsumer:
         self._clock = clock
         self._woken = asyncio.Event()
         self._is_stopped = False
-        self._is_looking = True  # it has yet to look for the first time
+        self._is_looking = False
         self._is_resting = False
 
     @property
