@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actorjobs.clock import Clock
-from actorjobs.errors import ActorJobsError, InvalidOption, StoreUnavailable
+from actorjobs.errors import InvalidOption, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -99,7 +99,3 @@ def unavailable(error: BaseException, url: URL, kind: type[StoreUnavailable] = S
     if url.password:
         text = text.replace(str(url.password), "***")
     return kind(f"the store at {masked(url)} does not answer: {type(cause).__name__}: {text[:300]}")
-
-
-def is_ours(error: BaseException) -> bool:
-    return isinstance(error, ActorJobsError)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from actorjobs.errors import InvalidOption, StoreUnavailable
+from actorjobs.errors import InvalidOption
 from actorjobs.stores.database import LockHeld, unavailable
 
 T = TypeVar("T")
@@ -167,6 +167,3 @@ def _driver_settings(url: URL) -> tuple[URL, dict[str, Any]]:
     if query:
         raise InvalidOption(f"unknown option {sorted(query)[0]!r} in the store's address: sslmode, prepared_statements")
     return url.set(drivername="postgresql+asyncpg", query={}), arguments
-
-
-__all__ = ["PostgresDatabase", "StoreUnavailable"]

@@ -23,7 +23,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    func,
     text,
 )
 from sqlalchemy.dialects import postgresql
@@ -207,6 +206,3 @@ queues = Table(
     Column("concurrency", Integer),
     Column("reason", Text),
 )
-
-
-__all__ = ["HEAD", "VERSION_TABLE", "attempts", "events", "func", "metadata", "queues", "runs", "workers"]

@@ -43,7 +43,7 @@ from actorjobs.errors import (
     StoreUnavailable,
 )
 from actorjobs.lifecycle import WAITING, advance
-from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState, Transition
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, Transition
 from actorjobs.ports import (
     Accepted,
     Claim,
@@ -853,6 +853,3 @@ def _queue_of(row: Row, waiting: int = 0, running: int = 0) -> QueueInfo:
         waiting=waiting,
         running=running,
     )
-
-
-__all__ = ["Outcome", "SqlStore", "open_store"]
