@@ -58,6 +58,9 @@ def parse_url(url: str) -> URL:
         raise InvalidOption(
             "the store's address is not a URL: write sqlite:///file.db or postgresql://user:password@host/database"
         ) from None
+    if url.partition("?")[0].count("@") > 1:
+        # Split in the wrong place, a part of the password would be taken for the host, and shown.
+        raise InvalidOption("the store's address has more than one @: write the one in the password as %40, a / as %2F")
     _check_port(parsed)
     if parsed.get_backend_name() == "postgres":
         parsed = parsed.set(drivername="postgresql")

@@ -172,6 +172,7 @@ def test_the_schema(shell: Shell) -> None:
         (("db", "current", "--store", "postgresql://u:secret-canary@127.0.0.1:1/x"), 1, "does not answer"),
         (("db", "current", "--store", "postgresql://u:secret-canary@127.0.0.1:99999/x"), 2, "port"),
         (("db", "current", "--store", "postgresql://u:secret-canary@127.0.0.1/x?sslmod=x"), 2, "sslmod"),
+        (("db", "current", "--store", "postgresql://u:hunt@secret-canary/2@127.0.0.1/x"), 2, "%40"),
         (("db", "current", "--store", "sqlite:////no/such/folder/x.db"), 2, "does not exist"),
         (("db", "current", "--store", "sqlite:///."), 2, "folder"),
         (("nonsense",), 2, "No such command"),
