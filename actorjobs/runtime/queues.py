@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 
 from actorjobs.errors import UnknownQueue
 from actorjobs.jobs import check_concurrency, check_queue_name
 from actorjobs.ports import QueueInfo, Store
+from actorjobs.runtime.registry import nearest
 
 
 class Queues:
@@ -24,9 +24,7 @@ class Queues:
             return
         known = [queue.name for queue in await self._store.queues()]
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *self._declared()], 1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
-            raise UnknownQueue(f"nobody declared a queue {name!r}{hint}")
+            raise UnknownQueue(f"nobody declared a queue {name!r}{nearest(name, [*known, *self._declared()])}")
 
     async def list(self) -> Sequence[QueueInfo]:
         """Every queue that was declared or has runs, with how many wait and run."""

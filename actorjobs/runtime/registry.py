@@ -60,7 +60,7 @@ class Registry:
         try:
             return self._by_name[job]
         except KeyError:
-            raise UnknownJob(f"no job {job!r} is registered{_nearest(job, self._by_name)}") from None
+            raise UnknownJob(f"no job {job!r} is registered{nearest(job, self._by_name)}") from None
 
     @property
     def queues(self) -> dict[str, Queue]:
@@ -85,12 +85,13 @@ class Registry:
         known = self.queues
         if queue not in known:
             raise UnknownQueue(
-                f"nobody declared a queue {queue!r}{_nearest(queue, known)}; "
+                f"nobody declared a queue {queue!r}{nearest(queue, known)}; "
                 "declare it with queues={...} on the runtime"
             )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that was probably meant, or nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f": did you mean {close[0]!r}?" if close else ""
 
