@@ -1,5 +1,6 @@
 """actorjobs: background jobs for asyncio, with every run and every attempt on record."""
 
+from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock, SystemClock, VirtualClock
 from actorjobs.errors import (
     ActorJobsError,
@@ -30,7 +31,19 @@ from actorjobs.errors import (
     UnknownJob,
     UnknownQueue,
 )
-from actorjobs.jobs import Job, JobContext, JobDefaults, JobRef, Queue, RunHandle, current_context, job
+from actorjobs.jobs import (
+    Actor,
+    Job,
+    JobContext,
+    JobDefaults,
+    JobRef,
+    Process,
+    Queue,
+    RunHandle,
+    Unique,
+    current_context,
+    job,
+)
 from actorjobs.model import Attempt, CancelReason, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
 from actorjobs.runtime import Runtime
@@ -39,6 +52,7 @@ from actorjobs.tenancy import current_tenant, tenant
 __version__ = "0.1.0"
 
 __all__ = [
+    "Actor",
     "ActorJobsError",
     "AmbiguousRuntime",
     "Attempt",
@@ -67,8 +81,10 @@ __all__ = [
     "Outcome",
     "PayloadInvalid",
     "PolicyDenied",
+    "Process",
     "Queue",
     "RegistrationClosed",
+    "RestartActor",
     "ResultInvalid",
     "ResultTimeout",
     "Retry",
@@ -85,6 +101,7 @@ __all__ = [
     "StoreUnavailable",
     "SystemClock",
     "TopologyMismatch",
+    "Unique",
     "UnknownJob",
     "UnknownQueue",
     "VirtualClock",

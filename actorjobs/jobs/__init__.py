@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actorjobs.jobs.actor import Actor
 from actorjobs.jobs.classes import Job
 from actorjobs.jobs.collect import definition_of, definitions_in
 from actorjobs.jobs.context import JobContext, JobLogger
@@ -12,6 +13,7 @@ from actorjobs.jobs.dispatch import ArgsDispatchable, Dispatchable, Order, order
 from actorjobs.jobs.fake import FakeContext
 from actorjobs.jobs.function import ArgsJob, PayloadJob, job
 from actorjobs.jobs.handle import RunHandle
+from actorjobs.jobs.isolation import Isolation, Process
 from actorjobs.jobs.options import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -24,11 +26,13 @@ from actorjobs.jobs.options import (
 )
 from actorjobs.jobs.queue import DEFAULT_CONCURRENCY, Queue, check_concurrency
 from actorjobs.jobs.ref import JobRef
+from actorjobs.jobs.unique import Unique, unique_digest
 
 __all__ = [
     "DEFAULT_CONCURRENCY",
     "DEFAULT_PRIORITY",
     "DEFAULT_QUEUE",
+    "Actor",
     "ArgsDispatchable",
     "ArgsJob",
     "Contract",
@@ -36,6 +40,7 @@ __all__ = [
     "Dispatchable",
     "EnvelopeOptions",
     "FakeContext",
+    "Isolation",
     "Job",
     "JobContext",
     "JobDefaults",
@@ -44,8 +49,10 @@ __all__ = [
     "Options",
     "Order",
     "PayloadJob",
+    "Process",
     "Queue",
     "RunHandle",
+    "Unique",
     "bind_context",
     "check_concurrency",
     "check_job_name",
@@ -58,4 +65,5 @@ __all__ = [
     "job",
     "order_for",
     "running_context",
+    "unique_digest",
 ]

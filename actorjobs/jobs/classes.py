@@ -20,9 +20,11 @@ from actorjobs.jobs.definition import Definition, define, naming, nothing_to_con
 from actorjobs.jobs.dispatch import Dispatchable, Order, directed
 from actorjobs.jobs.generics import arguments_of
 from actorjobs.jobs.handle import RunHandle
-from actorjobs.jobs.options import DEFAULT_QUEUE, EnvelopeOptions, Options, check_job_name
+from actorjobs.jobs.isolation import Isolation
+from actorjobs.jobs.options import DEFAULT_QUEUE, EnvelopeOptions, OnLeaseLoss, Options, check_job_name
 from actorjobs.jobs.payloads import ModelPayload, ParametersPayload
 from actorjobs.jobs.signature import is_payload, resolve
+from actorjobs.jobs.unique import Unique
 from actorjobs.model import Envelope
 from actorjobs.retry import Duration, Retry, seconds
 
@@ -34,7 +36,8 @@ P2 = TypeVar("P2", bound=BaseModel)
 R2 = TypeVar("R2")
 
 _LOGGER = logging.getLogger("actorjobs.job")
-_OPTIONS: Final = ("queue", "timeout", "priority", "expires_in", "retention", "tags")
+_OPTIONS: Final = ("queue", "timeout", "priority", "expires_in", "retention", "tags", "unique")
+_OWN: Final = ("version", "upcast", "isolation", "on_lease_loss")
 
 
 class _OwnDefinition:
@@ -65,7 +68,11 @@ class Job(Generic[P, R, C]):
     expires_in: ClassVar[Duration | None] = None
     retention: ClassVar[Duration | None] = None
     tags: ClassVar[Sequence[str]] = ()
+    unique: ClassVar[Unique | None] = None
     aliases: ClassVar[Sequence[str]] = ()
+    version: ClassVar[int] = 1
+    isolation: ClassVar[Isolation | None] = None
+    on_lease_loss: ClassVar[OnLeaseLoss] = "cancel"
     definition: ClassVar[Definition] = cast("Definition", _OwnDefinition())
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -85,6 +92,11 @@ class Job(Generic[P, R, C]):
     def backoff(self, failures: int, error: BaseException) -> Duration | None:
         """Seconds (or a timedelta) until the next attempt; None leaves it to `retry`. `failures` counts from 1."""
         return None
+
+    @classmethod
+    def upcast(cls, payload: Any, version: int) -> Any:
+        """Make a payload of an older `version`, a JSON value, into one of today's version."""
+        return payload
 
     @classmethod  # pyright: ignore[reportArgumentType] - that `cls` is callable with its fields is not seen here
     def build(
@@ -152,6 +164,11 @@ class ClassHandler:
 
     cls: type[Job[Any, Any, Any]]
     constructor: ParametersPayload | None
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The names of the constructor's arguments."""
+        return () if self.constructor is None else self.constructor.fields
 
     def invoke(self, bound: Any, constructor_args: str | None, ctx: JobContext[Any]) -> Any:
         """The coroutine or value of `perform`."""
@@ -226,14 +243,14 @@ def _define_class(cls: type[Job[Any, Any, Any]], names: Mapping[str, Any]) -> No
         is_async=inspect.iscoroutinefunction(cls.perform),
         takes_context=True,
         options=_own_options(cls),
-        aliases=cls.__dict__.get("aliases", ()),
     )
     type.__setattr__(cls, "_own_definition", definition)
 
 
 def _own_options(cls: type[Job[Any, Any, Any]]) -> dict[str, Any]:
     """What the class and its bases say. Of `retry` and Semitra's two words, those nearest to the class count."""
-    said = {option: getattr(cls, option) for option in _OPTIONS} | {"tags": cls.tags or None}
+    said = {option: getattr(cls, option) for option in (*_OPTIONS, *_OWN)} | {"tags": cls.tags or None}
+    said["aliases"] = cls.__dict__.get("aliases", ())  # a name leads to one job, not to its subclasses too
     for owner in cls.__mro__[: cls.__mro__.index(Job)]:
         has_words = any(owner.__dict__.get(word) is not None for word in ("retries", "retry_delay"))
         if owner.__dict__.get("retry") is not None:

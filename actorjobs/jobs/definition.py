@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 import orjson
 
-from actorjobs.codec import LIMITS, Shape
+from actorjobs.codec import LIMITS, Shape, decode, encode
 from actorjobs.errors import InvalidOption, PayloadInvalid, ResultInvalid
 from actorjobs.jobs.defaults import JobDefaults
-from actorjobs.jobs.options import DEFAULT_PRIORITY, DEFAULT_QUEUE, check_job_name, check_options, check_retry
+from actorjobs.jobs.isolation import Process, check_isolation
+from actorjobs.jobs.options import (
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    OnLeaseLoss,
+    check_job_name,
+    check_on_lease_loss,
+    check_options,
+    check_retry,
+    check_version,
+)
+from actorjobs.jobs.unique import Unique
 from actorjobs.retry import MOST_ATTEMPTS, Fixed, Retry, seconds, shown
 
 if TYPE_CHECKING:
@@ -21,6 +32,9 @@ if TYPE_CHECKING:
 
 DEFAULT_RETRY: Final = Retry()
 _MOST_RETRIES: Final = MOST_ATTEMPTS - 1
+
+Upcast: TypeAlias = Callable[[Any, int], Any]
+"""Makes the JSON value of a payload that was accepted in an older version into one of today's version."""
 
 
 class PayloadCodec(Protocol):
@@ -30,9 +44,19 @@ class PayloadCodec(Protocol):
 
     def decode(self, text: str) -> Any: ...
 
+    @property
+    def fields(self) -> Iterable[str] | None:
+        """The names that the JSON object has; None where that depends on the payload."""
+        ...
+
 
 class Handler(Protocol):
     """The code of a job."""
+
+    @property
+    def fields(self) -> Iterable[str]:
+        """The names of the constructor's arguments."""
+        ...
 
     def invoke(self, bound: Any, constructor_args: str | None, ctx: JobContext[Any]) -> Any: ...
 
@@ -53,17 +77,23 @@ class Contract:
     result: Result = field(repr=False)
     declared: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     script: str | None = None
+    version: int = 1
     template: Mapping[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         values = {"queue": DEFAULT_QUEUE, "priority": DEFAULT_PRIORITY, **envelope_fields(self.declared)}
         values |= {"job": self.name, **({"script": self.script} if self.script else {})}
+        values |= {"version": self.version} if self.version > 1 else {}
         object.__setattr__(self, "template", MappingProxyType(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Definition(Contract):
-    """A job with its handler. `timeout`, `expires_in` and `retention` are seconds; `script` is module:qualname."""
+    """A job with its handler. `timeout`, `expires_in` and `retention` are seconds; `script` is module:qualname.
+
+    `version` is the form that payloads have by now; `upcast` brings older ones to it. `isolation` is the child process
+    to run in; None runs it with the others.
+    """
 
     queue: str = DEFAULT_QUEUE
     retry: Retry = DEFAULT_RETRY
@@ -72,7 +102,11 @@ class Definition(Contract):
     expires_in: float | None = None
     retention: float | None = None
     tags: tuple[str, ...] = ()
+    unique: Unique | None = None
     aliases: tuple[str, ...] = ()
+    upcast: Upcast | None = field(default=None, repr=False)
+    isolation: Process | None = None
+    on_lease_loss: OnLeaseLoss = "cancel"
     is_async: bool
     takes_context: bool
     handler: Handler = field(repr=False)
@@ -81,12 +115,28 @@ class Definition(Contract):
         """The JSON value to keep for `value`: an instance of the payload's model, or a JSON value from outside."""
         return self.payload.encode(value)
 
-    def decode_payload(self, json_text: str, constructor_args_json: str | None = None) -> Any:
-        """What `invoke` takes, made of stored JSON and validated. `PayloadInvalid`, without the input, if it is not
-        the job's; the constructor arguments are checked with it if given."""
+    def decode_payload(
+        self, json_text: str, constructor_args_json: str | None = None, *, version: int | None = None
+    ) -> Any:
+        """What `invoke` takes, made of JSON stored in that version (None: today's) and validated. `PayloadInvalid`,
+        without the input, if it is not the job's; the constructor arguments are checked with it if given."""
         if constructor_args_json is not None:
             self.handler.check_constructor_args(constructor_args_json)
+        if version is not None and version != self.version:
+            json_text = self._upcast(json_text, version)
         return self.payload.decode(json_text)
+
+    def _upcast(self, json_text: str, version: int) -> str:
+        if version > self.version:
+            raise PayloadInvalid(f"payload is of version {version}, this code knows {self.name} up to {self.version}")
+        if self.upcast is None:
+            return json_text
+        try:
+            return encode(self.upcast(decode(json_text), version), what="the upcast payload")
+        except PayloadInvalid:
+            raise
+        except Exception as failure:  # the user's code may raise anything; what it says may quote the payload
+            raise PayloadInvalid(f"payload: upcast from version {version} raised {type(failure).__name__}") from None
 
     def invoke(self, bound: Any, constructor_args_json: str | None, ctx: JobContext[Any]) -> Any:
         """Call the handler: a coroutine if `is_async`, else the value itself (so call it in a thread)."""
@@ -146,7 +196,6 @@ def define(
     is_async: bool,
     takes_context: bool,
     options: Mapping[str, Any],
-    aliases: object,
 ) -> Definition:
     """A definition whose options, with `retries` and `retry_delay` among them, have been checked.
 
@@ -154,17 +203,29 @@ def define(
     """
     rest = dict(options)
     retry = semitra_retry(rest.pop("retry", None), rest.pop("retries", None), rest.pop("retry_delay", None))
+    own: dict[str, Any] = {
+        "aliases": _check_aliases(rest.pop("aliases", ()), name),
+        "version": check_version(rest.pop("version", 1)),
+        "upcast": _check_upcast(rest.pop("upcast", None)),
+        "isolation": check_isolation(rest.pop("isolation", None)),
+        "on_lease_loss": check_on_lease_loss(rest.pop("on_lease_loss", "cancel")),
+    }
     declared = check_options({**rest, "retry": retry})
+    unique: Unique | None = declared.get("unique")
+    if unique is not None and payload.fields is not None:
+        unique.check_fields([*payload.fields, *handler.fields])
+    if own["isolation"] is not None and "<locals>" in script:
+        raise InvalidOption("a child process has to import the handler: isolation= needs one at the top of its module")
     return Definition(
         name=name,
         payload=payload,
         result=Result(result),
         declared=MappingProxyType(declared),
         script=script,
-        aliases=_check_aliases(aliases, name),
         is_async=is_async,
         takes_context=takes_context,
         handler=handler,
+        **own,
         **declared,
     )
 
@@ -196,6 +257,9 @@ def envelope_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     retry: Retry | None = values.pop("retry", None)
     if retry is not None:
         values["max_attempts"] = retry.attempts
+    if "unique" in values:
+        unique: Unique | None = values["unique"]
+        values["unique"] = None if unique is None else unique.to_json()
     return values
 
 
@@ -215,6 +279,12 @@ def _check_aliases(value: object, name: str) -> tuple[str, ...]:
     if name in aliases or len(set(aliases)) < len(aliases):
         raise InvalidOption("aliases must differ from the job's name and from each other")
     return aliases
+
+
+def _check_upcast(value: object) -> Upcast | None:
+    if value is not None and not callable(value):
+        raise InvalidOption(f"upcast is a function of (payload, version), not {shown(value)}")
+    return cast("Upcast | None", value)
 
 
 def nothing_to_construct(constructor_args: str | None) -> None:

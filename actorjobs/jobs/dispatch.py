@@ -14,6 +14,7 @@ from actorjobs.jobs.current import running_context
 from actorjobs.jobs.definition import Contract, envelope_fields
 from actorjobs.jobs.handle import RunHandle
 from actorjobs.jobs.options import EnvelopeOptions, Options, check_options, check_tenant
+from actorjobs.jobs.unique import unique_digest
 from actorjobs.model import Envelope, new_traceparent
 from actorjobs.ports import Accepted, Dispatcher, Transaction, find_dispatcher
 from actorjobs.retry import Retry
@@ -186,7 +187,10 @@ def build_envelope(
         values["tenant"] = check_tenant(tenant)
     context = running_context()
     values["traceparent"] = (context and context.traceparent) or new_traceparent()
-    return Envelope(**values)
+    envelope = Envelope(**values)
+    if envelope.unique is not None:
+        unique_digest(envelope)  # refuses a field that this payload does not have
+    return envelope
 
 
 def envelope_of(order: Order[Any]) -> Envelope:

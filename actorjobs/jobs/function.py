@@ -11,11 +11,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, overload
 from typing_extensions import TypeVar
 
 from actorjobs.jobs.context import JobContext
-from actorjobs.jobs.definition import Definition, define, naming, nothing_to_construct
+from actorjobs.jobs.definition import Definition, Upcast, define, naming, nothing_to_construct
 from actorjobs.jobs.dispatch import A, ArgsDispatchable, Dispatchable, P, R
-from actorjobs.jobs.options import DEFAULT_QUEUE, check_job_name
+from actorjobs.jobs.isolation import Isolation
+from actorjobs.jobs.options import DEFAULT_QUEUE, OnLeaseLoss, check_job_name
 from actorjobs.jobs.payloads import ModelPayload, ParametersPayload
 from actorjobs.jobs.signature import Reading, read_signature
+from actorjobs.jobs.unique import Unique
 from actorjobs.retry import Duration, Retry
 
 Call = ParamSpec("Call")
@@ -54,10 +56,9 @@ class ArgsJob(ArgsDispatchable[A, R], Generic[A, R, Call, Returned]):
 class JobDecorator:
     """What `job(...)` returns: makes a job of a function."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], aliases: object) -> None:
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self._name = name
         self._options = options
-        self._aliases = aliases
 
     # The order decides: a model with or without ctx before plain parameters, coroutines before values.
     @overload
@@ -127,7 +128,6 @@ class JobDecorator:
             is_async=inspect.iscoroutinefunction(function),
             takes_context=reading.takes_context,
             options=self._options,
-            aliases=self._aliases,
         )
 
 
@@ -143,13 +143,22 @@ def job(
     expires_in: Duration | None = None,
     retention: Duration | None = None,
     tags: Sequence[str] = (),
+    unique: Unique | None = None,
     aliases: Sequence[str] = (),
+    version: int = 1,
+    upcast: Upcast | None = None,
+    isolation: Isolation | None = None,
+    on_lease_loss: OnLeaseLoss = "cancel",
 ) -> JobDecorator:
     """Make a job of the function below. Pure: nothing is connected to and nothing registered anywhere.
 
     `retries` and `retry_delay` are another way to say `retry`: tries besides the first, and the time between them.
     `timeout` bounds each attempt; `expires_in` counts from acceptance to the first start; `retention` is how long a
     finished run is kept; `aliases` are older names that still lead here. Durations are seconds or a timedelta.
+
+    `version` is the form that payloads have by now, and `upcast(payload, version)` makes one of an older version, a
+    JSON value, into one of today's. `isolation="process"` runs the handler in a child process that can be killed.
+    `on_lease_loss="continue"` leaves a handler alone whose worker lost its lease, though nobody waits for its result.
     `InvalidOption` for what cannot work.
     """
     options = {
@@ -162,8 +171,14 @@ def job(
         "expires_in": expires_in,
         "retention": retention,
         "tags": tags or None,
+        "unique": unique,
+        "aliases": aliases,
+        "version": version,
+        "upcast": upcast,
+        "isolation": isolation,
+        "on_lease_loss": on_lease_loss,
     }
-    return JobDecorator(check_job_name(name), options, aliases)
+    return JobDecorator(check_job_name(name), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +188,7 @@ class FunctionHandler:
     function: Callable[..., Any]
     takes_context: bool
     takes_parameters: bool
+    fields: tuple[str, ...] = ()
 
     def invoke(self, bound: Any, constructor_args: str | None, ctx: JobContext[Any]) -> Any:
         """The function's coroutine or value."""

@@ -9,10 +9,11 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast, get_args
 
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
+from actorjobs.jobs.unique import Unique, check_unique
 from actorjobs.ports import Transaction
 from actorjobs.retry import Duration, Retry, seconds, shown
 
@@ -26,6 +27,10 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LONGEST_RETENTION: Final = 10 * 365 * 86400.0
 _YEARS: Final = range(1970, 9999)
 _MOST_TAGS: Final = 20
+MOST_VERSIONS: Final = 1_000_000
+
+
+OnLeaseLoss: TypeAlias = Literal["cancel", "continue"]
 
 
 class EnvelopeOptions(TypedDict, total=False):
@@ -54,6 +59,8 @@ class EnvelopeOptions(TypedDict, total=False):
     """At most 20, of 1 to 64 characters each."""
     meta: Mapping[str, Any] | None
     """A JSON object of at most 16 KiB, kept with the run and never looked into."""
+    unique: Unique | Literal[False] | None
+    """At most one run of the kind alive; False takes back what the job declares."""
 
 
 class Options(EnvelopeOptions, total=False):
@@ -141,6 +148,20 @@ def check_priority(value: object) -> int:
     return int(value)
 
 
+def check_version(value: object) -> int:
+    """A whole number from 1 on: the form that payloads have by now."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VERSIONS:
+        raise InvalidOption(f"version must be a whole number from 1 to {MOST_VERSIONS:,}, not {shown(value)}")
+    return int(value)
+
+
+def check_on_lease_loss(value: object) -> OnLeaseLoss:
+    """What becomes of a handler whose worker lost its lease."""
+    if not isinstance(value, str) or value not in get_args(OnLeaseLoss):
+        raise InvalidOption(f"on_lease_loss is 'cancel' or 'continue', not {shown(value)}")
+    return cast("OnLeaseLoss", value)
+
+
 def _check_run_at(value: object) -> datetime:
     if not isinstance(value, datetime):
         raise InvalidOption(f"run_at must be a datetime, not {shown(value)}")
@@ -187,6 +208,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "retention": check_retention,
     "tags": check_tags,
     "meta": _check_meta,
+    "unique": check_unique,
     "tx": _check_transaction,
 }
 

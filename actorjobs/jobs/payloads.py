@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from inspect import Parameter
 from typing import Any, NotRequired, Required, cast, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 from typing_extensions import TypedDict
 
 from actorjobs.codec import LIMITS, Shape
@@ -21,6 +21,13 @@ class ModelPayload:
     def __init__(self, annotation: Any) -> None:
         self._shape = Shape(annotation, what="payload")
         self._models = _models_in(annotation)
+
+    @property
+    def fields(self) -> Sequence[str] | None:
+        """The names that its JSON object has; None for a RootModel or several models."""
+        if len(self._models) != 1 or issubclass(self._models[0], RootModel):
+            return None
+        return tuple(self._models[0].model_fields)
 
     def encode(self, value: object) -> Any:
         """The JSON value of an instance of the model, or of JSON from outside that fits it."""
@@ -48,6 +55,11 @@ class ParametersPayload:
         self._shape = Shape(_record_of(parameters), what=what, limit=limit)
         self._defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
         self._check_defaults(parameters)
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The names of the parameters."""
+        return tuple(self._signature.parameters)
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """The JSON value of a call with these arguments, defaults filled in. `PayloadInvalid` if they do not fit."""

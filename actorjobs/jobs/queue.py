@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actorjobs.errors import InvalidOption
+from actorjobs.jobs.actor import Actor
 from actorjobs.retry import shown
 
 DEFAULT_CONCURRENCY: Final = 10
@@ -14,12 +15,22 @@ _MOST_ACTORS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """How a process serves a queue: with a pool of so many actors, each doing one run at a time."""
+    """How a process serves a queue: with a pool of so many actors, each doing one run at a time.
+
+    `actor` is a class of the application's own whose instances hold what the actors keep between runs.
+    """
 
     concurrency: int = DEFAULT_CONCURRENCY
+    actor: type[Actor] | None = None
 
     def __post_init__(self) -> None:
         check_concurrency(self.concurrency)
+        _check_actor(self.actor)
+
+
+def _check_actor(value: object) -> None:
+    if value is not None and not (isinstance(value, type) and issubclass(value, Actor)):
+        raise InvalidOption("actor= is a class derived from Actor, as in Queue(concurrency=4, actor=Mailer)")
 
 
 def check_concurrency(value: object) -> int:

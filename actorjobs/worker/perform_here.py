@@ -46,7 +46,7 @@ async def perform_here(definition: Definition, envelope: Envelope, *, dispatcher
     """What the handler returns, typed by its job. Raises what it raises, `PayloadInvalid`, `ResultInvalid`, or
     `TimeoutError` after the envelope's time-out."""
     constructor_args = codec.encode(envelope.constructor_args) if envelope.constructor_args else None
-    bound = definition.decode_payload(codec.encode(envelope.payload), constructor_args)
+    bound = definition.decode_payload(codec.encode(envelope.payload), constructor_args, version=envelope.version)
     ctx = _context(envelope, app)
     threads = CapacityLimiter(math.inf)
     work = handle(definition, bound, constructor_args, ctx, dispatcher=dispatcher, threads=threads)

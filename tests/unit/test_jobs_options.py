@@ -65,7 +65,7 @@ def test_a_good_option_is_normalised(name: str, value: Any, checked: Any) -> Non
 
 def test_every_option_may_say_nothing() -> None:
     names = [*EnvelopeOptions.__annotations__, "tx"]
-    assert len(names) == 13
+    assert len(names) == 14
     assert check_options(dict.fromkeys(names)) == {}
 
 
