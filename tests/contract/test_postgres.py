@@ -23,7 +23,7 @@ from actorjobs.clock import SystemClock
 from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import Outcome, RunState
 from actorjobs.ports import Accepted, Claim
-from actorjobs.stores import SqlStore, open_store, sql
+from actorjobs.stores import SqlStore, accepting, open_store
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import row_or_refusal
 from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata
@@ -265,7 +265,7 @@ async def foreign_insert(admin: AsyncEngine, key: str) -> AsyncGenerator[None]:
 async def test_a_key_in_somebodys_open_transaction_is_waited_for_only_so_long(
     store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "KEY_WAIT_SECONDS", 1)
+    monkeypatch.setattr(accepting, "KEY_WAIT_SECONDS", 1)
     async with foreign_insert(admin, "k"):
         began = time.monotonic()
         keyed = asyncio.create_task(store.insert([envelope(idempotency_key="k")]))
@@ -283,7 +283,7 @@ async def test_a_key_in_somebodys_open_transaction_is_waited_for_only_so_long(
 async def test_of_a_group_only_the_run_whose_key_is_held_has_to_wait(
     store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "KEY_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(accepting, "KEY_WAIT_SECONDS", 0.3)
     group = [envelope(idempotency_key=f"k{number}") for number in range(20)]
     async with foreign_insert(admin, "k7"):
         answers = await store.insert(group)

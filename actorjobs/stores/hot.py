@@ -1,0 +1,60 @@
+"""The statements that every run pays for, for each kind of database behind one seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import orjson
+from sqlalchemy import Connection
+
+from actorjobs.clock import Clock
+from actorjobs.model import RunState
+from actorjobs.ports import Demand, Settlement, Taken
+from actorjobs.stores import sqlite_sql
+from actorjobs.stores.postgres_sql import PostgresStatements
+from actorjobs.stores.rows import New
+from actorjobs.stores.schema import to_micros
+
+
+class Hot(Protocol):
+    """The statements that every run pays for."""
+
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> list[bool]: ...
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken: ...
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]: ...
+
+
+class SqliteHot:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _now(self) -> int:
+        return to_micros(self._clock.now())
+
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> list[bool]:
+        return sqlite_sql.insert(connection, namespace, new, self._now())
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
+        jobs = orjson.dumps(demand.jobs).decode()
+        return sqlite_sql.take(connection, namespace, demand, jobs, owner, self._now())
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
+        return sqlite_sql.settle(connection, settlements, self._now())
+
+
+class PostgresHot:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._statements = PostgresStatements(is_virtual=clock.is_virtual)
+
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> list[bool]:
+        return self._statements.insert(connection, namespace, new, self._clock.now())
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
+        return self._statements.take(connection, namespace, demand, owner, self._clock.now())
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
+        return self._statements.settle(connection, settlements, self._clock.now())
