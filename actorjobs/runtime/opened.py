@@ -143,7 +143,7 @@ class Opened:
             app=lambda: self.app,
         )
         lease = Lease(clock=self._clock)
-        names = self._registry.names
+        versions = self._registry.versions
         self.worker = Worker(
             store=self.store,
             open_store=self._open_beating_store,
@@ -151,7 +151,7 @@ class Opened:
             lease=lease,
             performer=self.performer,
             plans=[
-                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=names)
+                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=versions)
                 for name, queue in sorted(queues.items())
             ],
             keep=_keep(self.settings),

@@ -55,6 +55,11 @@ class Registry:
         """Every name and alias, sorted."""
         return tuple(sorted(self._by_name))
 
+    @property
+    def versions(self) -> dict[str, int]:
+        """The newest version of each job's payloads that this code understands, by name and alias."""
+        return {name: definition.version for name, definition in self._by_name.items()}
+
     def definition(self, job: str) -> Definition:
         """The job of that name; `UnknownJob` with the nearest one."""
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import orjson
 from sqlalchemy import Connection
 
 from actorjobs.clock import Clock
@@ -38,8 +37,7 @@ class SqliteHot:
         return sqlite_sql.insert(connection, namespace, new, self._now())
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
-        jobs = orjson.dumps(demand.jobs).decode()
-        return sqlite_sql.take(connection, namespace, demand, jobs, owner, self._now())
+        return sqlite_sql.take(connection, namespace, demand, owner, self._now())
 
     def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
         return sqlite_sql.settle(connection, settlements, self._now())

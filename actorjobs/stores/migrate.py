@@ -16,7 +16,7 @@ from actorjobs.errors import SchemaOutdated
 from actorjobs.stores.database import Database, masked, parse_url
 from actorjobs.stores.schema import HEAD, VERSION_TABLE
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every migration, oldest first."""
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD = "0001"
+HEAD = "0002"
 """The migration this version of the code needs."""
 
 VERSION_TABLE = "actorjobs_schema"
@@ -70,6 +70,12 @@ def word(length: int) -> String:
 
 
 metadata = MetaData()
+
+STARTED_DIGEST = "CASE WHEN substr(unique_digest, 1, 1) = 'q' THEN NULL ELSE unique_digest END"
+"""A run that is unique while it waits gives its place free when it starts."""
+
+ENDED_DIGEST = "CASE WHEN substr(unique_digest, 1, 1) = 'p' THEN unique_digest END"
+"""A run that is over gives its place free, unless the place is that of a whole period."""
 
 WAITING_SQL = "state IN ('scheduled', 'queued', 'retrying')"
 
@@ -151,6 +157,15 @@ _partial(
     where="idempotency_key IS NOT NULL",
     unique=True,
 )
+_partial(
+    "actorjobs_runs_unique",
+    "namespace",
+    "tenant",
+    "job",
+    "unique_digest",
+    where="unique_digest IS NOT NULL",
+    unique=True,
+)
 
 # No foreign keys: a check per settled run would cost as much as the row. Runs are deleted in one place, with their own.
 attempts = Table(
@@ -194,6 +209,7 @@ workers = Table(
     Column("beat_at", UtcDateTime, nullable=False),
     Column("died_at", UtcDateTime),
     Column("blamed", word(36)),
+    Column("serves", Text),
     Index("actorjobs_workers_namespace", "namespace"),
 )
 

@@ -33,7 +33,8 @@ class Sweeps(StoreCore):
             ids = [row["id"] for row in rows]
             if ids:
                 ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": EXPIRED_REASON}
-                connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended))
+                free = {"unique_digest": text(schema.ENDED_DIGEST)}
+                connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended, **free))
                 self._note(connection, rows, "expired", RunState.EXPIRED, now)
             return ids
 

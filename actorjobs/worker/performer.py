@@ -100,7 +100,7 @@ class Performer:
         try:
             definition = self._definition_of(claim.job)
             ctx = self._context_for(claim, traceparent)
-            bound = definition.decode_payload(claim.payload, claim.constructor_args)
+            bound = definition.decode_payload(claim.payload, claim.constructor_args, version=claim.version)
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
         performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Protocol
@@ -96,7 +96,7 @@ class Pool:
         *,
         queue: str,
         concurrency: int,
-        jobs: tuple[str, ...],
+        jobs: Mapping[str, int],
         broker: Broker,
         perform: Perform,
         owner: Callable[[], str | None],

@@ -40,11 +40,11 @@ Note = Callable[[str, RunState], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
-    """What a pool is to be: the queue, how many runs at once, the names of the jobs it knows."""
+    """What a pool is to be: the queue, how many runs at once, the jobs it knows with the newest version of each."""
 
     queue: str
     concurrency: int
-    jobs: tuple[str, ...]
+    jobs: Mapping[str, int]
 
 
 class BrokerService:
