@@ -16,7 +16,7 @@ from actorjobs.brokers.embedded import EmbeddedBroker
 from actorjobs.clock import Clock, VirtualClock
 from actorjobs.config import EMBEDDED, Settings
 from actorjobs.errors import ActorJobsError, InvalidOption
-from actorjobs.jobs import Queue
+from actorjobs.jobs import Actor, Queue
 from actorjobs.jobs.current import context_in
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import CancelReason, Envelope, RunState
@@ -27,6 +27,7 @@ from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.worker.lease import Lease
 from actorjobs.worker.performer import Performer
+from actorjobs.worker.pool import MakeOwn
 from actorjobs.worker.recorder import Recorder
 from actorjobs.worker.waiter import Waiter
 from actorjobs.worker.worker import PoolPlan, Worker
@@ -151,7 +152,7 @@ class Opened:
             lease=lease,
             performer=self.performer,
             plans=[
-                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=versions)
+                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=versions, make=self._maker(queue.actor))
                 for name, queue in sorted(queues.items())
             ],
             keep=_keep(self.settings),
@@ -165,6 +166,18 @@ class Opened:
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):
             self._unsettle = self._clock.settles_by(self._come_to_rest)
+
+    def _maker(self, kind: type[Actor] | None) -> MakeOwn:
+        """Makes the application's own actors of a queue."""
+
+        def make() -> Actor | None:
+            if kind is None:
+                return None
+            own = kind()
+            own.app = self.app
+            return own
+
+        return make
 
     async def close(self) -> None:
         """Let running work end, hand back what does not, and disconnect. `PoolsFailing` when a queue was held."""

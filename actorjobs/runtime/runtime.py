@@ -213,7 +213,7 @@ class Runtime:
         opened = self._open_one
         if opened.worker is None:
             return {}
-        wrong = {f"queue {queue}": why for queue, why in opened.worker.failing.items()}
+        wrong = {f"queue {queue}": why for queue, why in opened.worker.holds.items()}
         if opened.worker.lease.claiming_owner is None:
             wrong["lease"] = f"not renewed for {opened.worker.lease.age:.0f} s: the store does not answer"
         return wrong

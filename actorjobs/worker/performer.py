@@ -20,16 +20,17 @@ import orjson
 from anyio import CapacityLimiter
 
 from actorjobs import codec
+from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
 from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.lifecycle import Ending, Standing, decide
 from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
-from actorjobs.retry import Retry
+from actorjobs.retry import Retry, sole_error
 from actorjobs.worker.handling import RecordedLink, handle
 from actorjobs.worker.outcome import Budget, Ended, judge
-from actorjobs.worker.performance import Performance
+from actorjobs.worker.performance import Performance, Seat
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -61,10 +62,10 @@ class Performer:
         self._threads = CapacityLimiter(math.inf)
         self.performing: dict[str, Performance] = {}
 
-    async def perform(self, claim: Claim, actor: str) -> None:
+    async def perform(self, claim: Claim, seat: Seat) -> None:
         """Execute one claimed run and settle it."""
         try:
-            await self._settle(await self._attempt_safely(claim, actor))
+            await self._settle(await self._attempt_safely(claim, seat))
         except StoreUnavailable:
             logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
         finally:
@@ -81,29 +82,38 @@ class Performer:
         for performance in list(self.performing.values()):
             performance.cancel(reason)
 
-    def abandon_all(self) -> None:
+    def abandon_all(self, reason: CancelReason) -> None:
+        """Give up the handlers that were canceled for this reason and go on."""
         for performance in list(self.performing.values()):
-            performance.abandon()
+            if performance.ctx.cancel_reason is not None or reason is not CancelReason.LOST:
+                performance.abandon()
 
-    async def _attempt_safely(self, claim: Claim, actor: str) -> Settlement:
+    async def _attempt_safely(self, claim: Claim, seat: Seat) -> Settlement:
         """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
         try:
-            return await self._attempt(claim, actor)
+            return await self._attempt(claim, seat)
         except Exception as error:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
-            return self._recorded(claim, ending, error, None, actor, claim.traceparent or new_traceparent(), 0.0)
+            return self._recorded(claim, ending, error, None, seat, claim.traceparent or new_traceparent(), 0.0)
 
-    async def _attempt(self, claim: Claim, actor: str) -> Settlement:
+    async def _attempt(self, claim: Claim, seat: Seat) -> Settlement:
         began = self._clock.monotonic()
         traceparent = new_traceparent(claim.traceparent)
         try:
             definition = self._definition_of(claim.job)
-            ctx = self._context_for(claim, traceparent)
+            timeout = claim.timeout if claim.timeout is not None else definition.timeout
+            ctx = self._context_for(claim, seat, traceparent, timeout)
             bound = definition.decode_payload(claim.payload, claim.constructor_args, version=claim.version)
         except (UnknownJob, PayloadInvalid) as error:
-            return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
-        performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)
+            return self._settlement(claim, None, Ended(error=error), None, seat, traceparent, began, 0.0)
+        performance = Performance(
+            claim=claim,
+            ctx=ctx,
+            is_cancelable=definition.is_async,
+            survives_lease=definition.on_lease_loss == "continue",
+            clock=self._clock,
+        )
         if claim.run_id in self.performing:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
@@ -114,7 +124,6 @@ class Performer:
         started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
-        timeout = claim.timeout if claim.timeout is not None else definition.timeout
         if timeout is not None:
             timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
         try:
@@ -122,10 +131,11 @@ class Performer:
         finally:
             if timer is not None:
                 timer.cancel()
-        return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, began, started_after)
+        seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
+        return self._settlement(claim, definition, ended, ctx.cancel_reason, seat, traceparent, began, started_after)
 
-    def _context_for(self, claim: Claim, traceparent: str) -> JobContext[Any]:
-        deadline = None if claim.timeout is None else claim.claimed_at + timedelta(seconds=claim.timeout)
+    def _context_for(self, claim: Claim, seat: Seat, traceparent: str, timeout: float | None) -> JobContext[Any]:
+        deadline = None if timeout is None else claim.claimed_at + timedelta(seconds=timeout)
         return JobContext(
             run_id=claim.run_id,
             job=claim.job,
@@ -139,6 +149,7 @@ class Performer:
             app=self._app(),
             link=RecordedLink(claim=claim, store=self._store, loop=self._loop, lost=self._lost),
             checkpoint=claim.checkpoint,
+            actor=seat.own,
         )
 
     def _lost(self, run_id: str) -> None:
@@ -150,14 +161,14 @@ class Performer:
         definition: Definition | None,
         ended: Ended,
         reason: CancelReason | None,
-        actor: str,
+        seat: Seat,
         traceparent: str,
         began: float,
         started_after: float,
     ) -> Settlement:
         ending, error = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
         result = ended.value if error is None and ended.error is None else None
-        return self._recorded(claim, ending, error, result, actor, traceparent, started_after)
+        return self._recorded(claim, ending, error, result, seat, traceparent, started_after)
 
     def _recorded(
         self,
@@ -165,7 +176,7 @@ class Performer:
         ending: Ending,
         error: BaseException | None,
         result: str | None,
-        actor: str,
+        seat: Seat,
         traceparent: str,
         started_after: float,
     ) -> Settlement:
@@ -177,7 +188,7 @@ class Performer:
             decision=decide(standing, ending),
             result=result,
             error=None if error is None else codec.encode_error(codec.truncate_error(error)),
-            actor=actor,
+            actor=seat.name,
             started_after=started_after,
             span_id=traceparent[36:52],
         )
