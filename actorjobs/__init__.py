@@ -44,7 +44,19 @@ from actorjobs.jobs import (
     current_context,
     job,
 )
-from actorjobs.model import Attempt, CancelReason, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState
+from actorjobs.model import (
+    Attempt,
+    CancelReason,
+    Envelope,
+    ErrorInfo,
+    HistoryEntry,
+    Observation,
+    Outcome,
+    Run,
+    RunState,
+)
+from actorjobs.policy import Access, Policy
+from actorjobs.ports import Accepted
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
 from actorjobs.runtime import Runtime
 from actorjobs.tenancy import current_tenant, tenant
@@ -52,6 +64,8 @@ from actorjobs.tenancy import current_tenant, tenant
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accepted",
+    "Access",
     "Actor",
     "ActorJobsError",
     "AmbiguousRuntime",
@@ -78,8 +92,10 @@ __all__ = [
     "JobDefaults",
     "JobRef",
     "NoRuntime",
+    "Observation",
     "Outcome",
     "PayloadInvalid",
+    "Policy",
     "PolicyDenied",
     "Process",
     "Queue",

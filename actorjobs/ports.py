@@ -121,7 +121,7 @@ class Settlement:
     """The end of an attempt and what becomes of its run. `result` and `error` are JSON text.
 
     `hint` is what to publish if the run waits again; `started_after` is seconds between the claim and the handler's
-    first line.
+    first line, `taken` between the claim and the end.
     """
 
     fence: Fence
@@ -132,6 +132,7 @@ class Settlement:
     error: str | None = None
     actor: str | None = None
     started_after: float = 0.0
+    taken: float | None = None
     span_id: str | None = None
 
 

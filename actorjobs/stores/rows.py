@@ -182,7 +182,7 @@ REPLACED = (
 
 def new_content(envelope: Envelope, now: datetime) -> dict[str, Any]:
     """The columns of a waiting run that is to become what the envelope asks for."""
-    values = dict(zip(INSERT_COLUMNS, insert_values(envelope), strict=True))
+    values: dict[str, Any] = dict(zip(INSERT_COLUMNS, insert_values(envelope), strict=True))
     due = max(now + timedelta(seconds=envelope.delay or 0.0), (envelope.run_at or now).astimezone(UTC))
     expires_at = None if envelope.expires_in is None else now + timedelta(seconds=envelope.expires_in)
     return {name: values[name] for name in REPLACED} | {"available_at": due, "expires_at": expires_at}

@@ -78,9 +78,9 @@ def new_row(envelope: Envelope, namespace: str, now: datetime) -> Row:
     expires_at = None if envelope.expires_in is None else now + seconds(envelope.expires_in)
     state = RunState.SCHEDULED if due > now else RunState.QUEUED
     unique = rows.uniqueness(envelope)
-    values["unique_digest"] = None if unique is None else rows.digest_in_period(*unique, now)
+    digest = {"unique_digest": None if unique is None else rows.digest_in_period(*unique, now)}
     times = {"inserted_at": now, "available_at": due, "expires_at": expires_at}
-    return _NEW_RUN | values | {"namespace": namespace, "state": state.value} | times
+    return _NEW_RUN | values | digest | {"namespace": namespace, "state": state.value} | times
 
 
 def end_attempt(row: Row, settlement: Settlement, now: datetime) -> Row:

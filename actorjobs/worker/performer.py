@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -24,6 +25,7 @@ from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
 from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
 from actorjobs.jobs import Definition, JobContext
+from actorjobs.jobs.hooks import Middleware
 from actorjobs.lifecycle import Ending, Standing, decide
 from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
@@ -48,6 +50,8 @@ class Performer:
         clock: Clock,
         random: Random,
         app: Callable[[], Any],
+        middleware: Sequence[Middleware] = (),
+        on_started: Callable[[Claim], None] = lambda _claim: None,
     ) -> None:
         self._definition_of = definition_of
         self._dispatcher = dispatcher
@@ -56,6 +60,8 @@ class Performer:
         self._clock = clock
         self._random = random
         self._app = app
+        self._middleware = tuple(middleware)
+        self._on_started = on_started
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         # The actors limit how many handlers run; a thread that ignores its cancellation must not take a token along.
@@ -119,8 +125,15 @@ class Performer:
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
         work = handle(
-            definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
+            definition,
+            bound,
+            claim.constructor_args,
+            ctx,
+            dispatcher=self._dispatcher,
+            threads=self._threads,
+            middleware=self._middleware,
         )
+        self._on_started(claim)
         started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
@@ -166,9 +179,11 @@ class Performer:
         began: float,
         started_after: float,
     ) -> Settlement:
-        ending, error = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
+        taken = self._clock.monotonic() - began
+        ending, error = judge(ended, reason, self._budget(claim, definition, taken))
         result = ended.value if error is None and ended.error is None else None
-        return self._recorded(claim, ending, error, result, seat, traceparent, started_after)
+        recorded = self._recorded(claim, ending, error, result, seat, traceparent, started_after)
+        return replace(recorded, taken=taken)
 
     def _recorded(
         self,
