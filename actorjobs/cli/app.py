@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from actorjobs.cli import db, queues, runs
+from actorjobs.cli import db, make, queues, runs
 from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.fleet import run_fleet
 from actorjobs.cli.loading import load_app
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(db.app, name="db")
+app.add_typer(make.app, name="make")
 app.command()(dispatch)
 
 
