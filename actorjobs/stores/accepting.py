@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from actorjobs.errors import ActorJobsError, IdempotencyConflict, InvalidOption, StoreUnavailable
+from actorjobs.errors import IdempotencyConflict, InvalidOption, StoreUnavailable
 from actorjobs.model import Envelope
 from actorjobs.ports import Accepted
 from actorjobs.ports import Transaction as CallerTransaction
@@ -60,16 +61,8 @@ class Accepting(StoreCore):
         """The same as a part of the caller's transaction, whose own waiting for locks is not ours to limit."""
         if not connection.in_transaction():
             connection.begin()  # as its first statement would have done: ours go past the toolkit on SQLite
-        if self._is_sqlite:
+        with self._dialect.as_guest(connection):
             return self._insert_all(connection, envelopes)
-        before = str(connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())
-        try:
-            accepted = self._insert_all(connection, envelopes)
-        except ActorJobsError:
-            _set_lock_timeout(connection, before)
-            raise
-        _set_lock_timeout(connection, before)
-        return accepted
 
     def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
         answers = self._insert(connection, envelopes)
@@ -104,7 +97,7 @@ class Accepting(StoreCore):
 
     def _check_backend(self, connection: Connection | AsyncConnection) -> None:
         backend = connection.engine.url.get_backend_name()
-        if backend != self._database.url.get_backend_name():
+        if backend not in self._dialect.backends:
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
     def _insert(
@@ -112,9 +105,10 @@ class Accepting(StoreCore):
     ) -> list[Accepted | Exception]:
         rows = [row_or_refusal(envelope) for envelope in envelopes]
         new = [(one, row) for one, row in zip(envelopes, rows, strict=True) if not isinstance(row, Exception)]
-        if any(envelope.idempotency_key is not None for envelope, _ in new) and not self._is_sqlite:
-            _set_lock_timeout(connection, f"{1000 * (key_wait_seconds or KEY_WAIT_SECONDS):.0f}ms")
-        went_in = iter(self._hot.insert(connection, self._namespace, new) if new else ())
+        is_keyed = any(envelope.idempotency_key is not None for envelope, _ in new)
+        patience = self._dialect.waiting_at_most(connection, key_wait_seconds or KEY_WAIT_SECONDS)
+        with patience if is_keyed else nullcontext():
+            went_in = iter(self._hot.insert(connection, self._namespace, new) if new else ())
         return [
             row if isinstance(row, Exception) else self._answer(connection, envelope, is_new=next(went_in))
             for envelope, row in zip(envelopes, rows, strict=True)
@@ -125,19 +119,20 @@ class Accepting(StoreCore):
 
     def _winner(self, connection: Connection, envelope: Envelope) -> Accepted | Exception:
         """The run that stands in the way of `envelope`: itself dispatched before, or the holder of its key."""
-        by_id = connection.execute(select(runs.c.namespace).where(runs.c.id == envelope.id)).scalar()
+        by_id = connection.execute(
+            self._dialect.of_now(select(runs.c.namespace).where(runs.c.id == envelope.id))
+        ).scalar()
         if by_id is not None:
             if by_id != self._namespace:
                 return InvalidOption(f"run id {envelope.id} is taken in another namespace")
             return Accepted(run_id=envelope.id, existing=True)
-        holder = connection.execute(
-            select(runs.c.id, runs.c.fingerprint).where(
-                runs.c.namespace == self._namespace,
-                runs.c.tenant == (envelope.tenant or ""),
-                runs.c.job == envelope.job,
-                runs.c.idempotency_key == envelope.idempotency_key,
-            )
-        ).first()
+        of_key = select(runs.c.id, runs.c.fingerprint).where(
+            runs.c.namespace == self._namespace,
+            runs.c.tenant == (envelope.tenant or ""),
+            runs.c.job == envelope.job,
+            runs.c.idempotency_key == envelope.idempotency_key,
+        )
+        holder = connection.execute(self._dialect.of_now(of_key)).first()
         if holder is None:
             return StoreUnavailable("the run that held this idempotency key was deleted just now: dispatch again")
         if holder.fingerprint != fingerprint(envelope):
@@ -159,7 +154,3 @@ async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnect
             return tx
         case _:
             raise InvalidOption("tx= takes a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection")
-
-
-def _set_lock_timeout(connection: Connection, timeout: str) -> None:
-    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
