@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, select, text
+from sqlalchemy import ColumnElement, Connection, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from actorjobs.errors import ActorJobsError, DuplicateRun, IdempotencyConflict, InvalidOption, StoreUnavailable
+from actorjobs.errors import DuplicateRun, IdempotencyConflict, InvalidOption, StoreUnavailable
 from actorjobs.jobs.unique import Unique
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Envelope, RunState, Transition
@@ -17,7 +18,7 @@ from actorjobs.ports import Accepted
 from actorjobs.ports import Transaction as CallerTransaction
 from actorjobs.stores.core import StoreCore
 from actorjobs.stores.database import LockHeld
-from actorjobs.stores.rows import Row, fingerprint, new_content, row_or_refusal, uniqueness
+from actorjobs.stores.rows import New, Row, fingerprint, new_content, row_or_refusal, uniqueness
 from actorjobs.stores.schema import runs
 
 T = TypeVar("T")
@@ -65,16 +66,8 @@ class Accepting(StoreCore):
         """The same as a part of the caller's transaction, whose own waiting for locks is not ours to limit."""
         if not connection.in_transaction():
             connection.begin()  # as its first statement would have done: ours go past the toolkit on SQLite
-        if self._is_sqlite:
+        with self._dialect.as_guest(connection):
             return self._insert_all(connection, envelopes)
-        before = str(connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())
-        try:
-            accepted = self._insert_all(connection, envelopes)
-        except ActorJobsError:
-            _set_lock_timeout(connection, before)
-            raise
-        _set_lock_timeout(connection, before)
-        return accepted
 
     def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
         answers = self._insert(connection, envelopes)
@@ -109,27 +102,33 @@ class Accepting(StoreCore):
 
     def _check_backend(self, connection: Connection | AsyncConnection) -> None:
         backend = connection.engine.url.get_backend_name()
-        if backend != self._database.url.get_backend_name():
+        if backend not in self._dialect.backends:
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
     def _insert(
         self, connection: Connection, envelopes: Sequence[Envelope], *, key_wait_seconds: float | None = None
     ) -> list[Accepted | Exception]:
         rows = [row_or_refusal(envelope) for envelope in envelopes]
-        answers: dict[int, Accepted | Exception] = {i: row for i, row in enumerate(rows) if isinstance(row, Exception)}
-        if any(is_exclusive(envelope) for envelope in envelopes) and not self._is_sqlite:
-            _set_lock_timeout(connection, f"{1000 * (key_wait_seconds or KEY_WAIT_SECONDS):.0f}ms")
+        new = {i: (envelopes[i], row) for i, row in enumerate(rows) if not isinstance(row, Exception)}
+        is_exclusive = any(one.idempotency_key is not None or one.unique is not None for one, _ in new.values())
+        patience = self._dialect.waiting_at_most(connection, key_wait_seconds or KEY_WAIT_SECONDS)
+        with patience if is_exclusive else nullcontext():
+            answers = self._answers(connection, new)
+        gone = StoreUnavailable("what stood in the way of this dispatch is gone, time and again: dispatch again")
+        return [row if isinstance(row, Exception) else answers.get(i, gone) for i, row in enumerate(rows)]
+
+    def _answers(self, connection: Connection, new: Mapping[int, New]) -> dict[int, Accepted | Exception]:
+        answers: dict[int, Accepted | Exception] = {}
         for _ in range(CONFLICT_TRIES):
-            asked = [index for index in range(len(envelopes)) if index not in answers]
+            asked = [index for index in new if index not in answers]
             if not asked:
                 break
-            new = [(envelopes[index], row) for index in asked if not isinstance(row := rows[index], Exception)]
-            for index, is_new in zip(asked, self._hot.insert(connection, self._namespace, new), strict=True):
-                answer = self._answer(connection, envelopes[index], is_new=is_new)
+            went_in = self._hot.insert(connection, self._namespace, [new[index] for index in asked])
+            for index, is_new in zip(asked, went_in, strict=True):
+                answer = self._answer(connection, new[index][0], is_new=is_new)
                 if answer is not None:
                     answers[index] = answer
-        gone = StoreUnavailable("what stood in the way of this dispatch is gone, time and again: dispatch again")
-        return [answers.get(index, gone) for index in range(len(envelopes))]
+        return answers
 
     def _answer(self, connection: Connection, envelope: Envelope, *, is_new: bool) -> Accepted | Exception | None:
         """What became of an envelope; None when what kept it out is gone by now."""
@@ -143,7 +142,8 @@ class Accepting(StoreCore):
 
     def _same(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
         """The very run, dispatched before."""
-        namespace = connection.execute(select(runs.c.namespace).where(runs.c.id == envelope.id)).scalar()
+        of_id = select(runs.c.namespace).where(runs.c.id == envelope.id)
+        namespace = connection.execute(self._dialect.of_now(of_id)).scalar()
         if namespace is None:
             return None
         if namespace != self._namespace:
@@ -152,11 +152,9 @@ class Accepting(StoreCore):
 
     def _key_holder(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
         """The run that holds the envelope's idempotency key."""
-        holder = connection.execute(
-            select(runs.c.id, runs.c.fingerprint).where(
-                *self._kin(envelope), runs.c.idempotency_key == envelope.idempotency_key
-            )
-        ).first()
+        is_holder = runs.c.idempotency_key == envelope.idempotency_key
+        of_key = select(runs.c.id, runs.c.fingerprint).where(*self._kin(envelope), is_holder)
+        holder = connection.execute(self._dialect.of_now(of_key)).first()
         if holder is None:
             return None
         if holder.fingerprint != fingerprint(envelope):
@@ -176,7 +174,8 @@ class Accepting(StoreCore):
         is_twin = column == digest if period is None else column.startswith(f"{digest}.")
         on_conflict = Unique.from_json(envelope.unique).on_conflict
         query = select(runs).where(*self._kin(envelope), is_twin).order_by(runs.c.id.desc()).limit(1)
-        twin = connection.execute(query.with_for_update() if on_conflict == "replace" else query).mappings().first()
+        query = query.with_for_update() if on_conflict == "replace" else self._dialect.of_now(query)
+        twin = connection.execute(query).mappings().first()
         if twin is None:
             return None
         if on_conflict == "raise":
@@ -204,11 +203,6 @@ class Accepting(StoreCore):
         )
 
 
-def is_exclusive(envelope: Envelope) -> bool:
-    """Whether another run may stand in the way of this one."""
-    return envelope.idempotency_key is not None or envelope.unique is not None
-
-
 async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnection:
     match tx:
         case AsyncSession():
@@ -219,7 +213,3 @@ async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnect
             return tx
         case _:
             raise InvalidOption("tx= takes a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection")
-
-
-def _set_lock_timeout(connection: Connection, timeout: str) -> None:
-    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})

@@ -5,10 +5,9 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import UTC
-from typing import Any
 
 import orjson
-from sqlalchemy import Column, ColumnElement, Connection, and_, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, true
 
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState
@@ -113,20 +112,15 @@ class Reading(StoreCore):
             if value is not None:
                 conditions.append(runs.c[column] == value)
         if where.tag is not None:
-            conditions.append(self._contains(runs.c.tags, orjson.dumps(where.tag).decode()))
+            conditions.append(self._dialect.contains(runs.c.tags, orjson.dumps(where.tag).decode()))
         if where.since is not None:
             conditions.append(runs.c.inserted_at >= where.since.astimezone(UTC))
         if where.until is not None:
             conditions.append(runs.c.inserted_at < where.until.astimezone(UTC))
         if where.search:
             columns = (runs.c.id, runs.c.job, runs.c.payload, runs.c.idempotency_key)
-            conditions.append(or_(*(self._contains(column, where.search) for column in columns)))
+            conditions.append(or_(*(self._dialect.contains(column, where.search) for column in columns)))
         return and_(true(), *conditions)
-
-    def _contains(self, column: Column[Any], words: str) -> ColumnElement[bool]:
-        """Whether these very characters are in the text. (LIKE minds upper and lower case on one database only.)"""
-        position = func.instr if self._is_sqlite else func.strpos
-        return position(column, words) > 0
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         def work(connection: Connection) -> builtins.list[Attempt]:

@@ -1,7 +1,9 @@
 """Unique runs, and what each worker serves."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from actorjobs.stores.schema import LongText
+from actorjobs.stores.steps import add_column, create_index
 
 revision = "0002"
 down_revision = "0001"
@@ -10,13 +12,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    is_unique = sa.text("unique_digest IS NOT NULL")
-    op.create_index(
+    create_index(
         "actorjobs_runs_unique",
         "actorjobs_runs",
         ["namespace", "tenant", "job", "unique_digest"],
+        where="unique_digest IS NOT NULL",
         unique=True,
-        postgresql_where=is_unique,
-        sqlite_where=is_unique,
     )
-    op.add_column("actorjobs_workers", sa.Column("serves", sa.Text()))
+    add_column("actorjobs_workers", sa.Column("serves", LongText))
