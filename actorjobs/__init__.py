@@ -33,6 +33,8 @@ from actorjobs.errors import (
 )
 from actorjobs.jobs import (
     Actor,
+    CallNext,
+    DispatchNext,
     Job,
     JobContext,
     JobDefaults,
@@ -72,11 +74,13 @@ __all__ = [
     "Attempt",
     "AttemptCanceled",
     "BrokerUnavailable",
+    "CallNext",
     "Cancel",
     "CancelReason",
     "Clock",
     "ContextMissing",
     "Custom",
+    "DispatchNext",
     "DuplicateJob",
     "DuplicateRun",
     "Envelope",
