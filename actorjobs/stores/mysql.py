@@ -53,6 +53,8 @@ class MysqlDatabase(PooledDatabase):
             max_overflow=pool_size,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_pre_ping=False,
+            # Whoever closes a connection in a transaction rolls that back; once more would be a round trip for nothing.
+            pool_reset_on_return=None,
             isolation_level="READ COMMITTED",
             connect_args=arguments,
         )
