@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from actorjobs.clock import Clock
 from actorjobs.errors import ActorJobsError, StoreUnavailable
 from actorjobs.stores.hot import Hot, MysqlHot, PostgresHot, SqliteHot
-from actorjobs.stores.mysql_sql import database_time
+from actorjobs.stores.mysql_sql import GUEST, database_time
 from actorjobs.stores.schema import MYSQL
 
 MIGRATION_WAIT_SECONDS = 20
@@ -195,7 +195,11 @@ class MysqlDialect:
         found = connection.execute(text("SELECT @@innodb_lock_wait_timeout, @@sql_mode")).one()
         with _put_back(connection, {"innodb_lock_wait_timeout": found[0], "sql_mode": found[1]}):
             _set(connection, {"sql_mode": STRICT})
-            yield
+            connection.info[GUEST] = True
+            try:
+                yield
+            finally:
+                del connection.info[GUEST]
 
     @contextmanager
     def migrating(self, connection: Connection) -> Generator[None]:

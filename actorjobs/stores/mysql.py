@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
@@ -53,6 +53,8 @@ class MysqlDatabase(PooledDatabase):
             max_overflow=pool_size,
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_pre_ping=False,
+            # Whoever closes a connection in a transaction rolls that back; once more would be a round trip for nothing.
+            pool_reset_on_return=None,
             isolation_level="READ COMMITTED",
             connect_args=arguments,
         )
@@ -65,7 +67,9 @@ class MysqlDatabase(PooledDatabase):
         code = _code(error)
         if code == _LOCK_TIMEOUT:
             return unavailable(error, self.url, LockHeld)
-        is_lost = error.connection_invalidated or isinstance(error, InterfaceError)
+        # What has no number is the driver's own complaint, about a connection or about what came through it.
+        is_garbled = isinstance(error, InternalError) and code == 0
+        is_lost = error.connection_invalidated or is_garbled or isinstance(error, InterfaceError)
         if is_lost or code in _TRY_AGAIN or code in _NO_ANSWER or code in _DRIVERS_OWN:
             return unavailable(error, self.url)
         return error

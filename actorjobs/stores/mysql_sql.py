@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
 from sqlalchemy import Connection
@@ -24,11 +24,16 @@ from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, 
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_naive, to_naive
 
 T = TypeVar("T")
+Key: TypeAlias = tuple[str, str, str | None]
+"""An idempotency key with the tenant and the job that it belongs to."""
 
 PRIORITIES = range(9, -1, -1)
 WAITING_STATES = ("scheduled", "queued", "retrying")
 LARGEST_STATEMENT = 4 * 1024 * 1024
 """In characters. A server takes 16 MiB by default (`max_allowed_packet`)."""
+
+GUEST = "actorjobs_guest"
+"""What a connection is marked with while we are guests in a caller's transaction."""
 
 _DUPLICATE = 1062
 
@@ -39,6 +44,11 @@ INSERT INTO actorjobs_runs
   ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
 VALUES """
 _INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 6))})"
+
+_HELD_KEYS = """
+SELECT idempotency_key FROM actorjobs_runs FORCE INDEX (actorjobs_runs_key)
+WHERE namespace = %s AND tenant = %s AND job = %s AND idempotency_key IN ({keys}) LOCK IN SHARE MODE
+"""
 
 _BAND = "FROM actorjobs_runs FORCE INDEX (actorjobs_runs_due) WHERE namespace = %s AND queue = %s AND state"
 
@@ -122,12 +132,41 @@ def database_time(connection: Connection) -> datetime:
 def insert(connection: Connection, namespace: str, new: Sequence[New], now: datetime) -> list[bool]:
     """Insert what collides with nothing: which ones went in. In the order of keys, which is that of their locks."""
     went_in = [False] * len(new)
-    order = sorted(range(len(new)), key=lambda index: _lock_order(new[index][0]))
+    held = _held_keys(connection, namespace, [envelope for envelope, _ in new])
+    order = sorted(
+        (index for index, (envelope, _) in enumerate(new) if _key(envelope) not in held),
+        key=lambda index: _lock_order(new[index][0]),
+    )
     rows = {index: (*new[index][1], namespace, *_times(new[index][0], now)) for index in order}
     for part in _parts(order, lambda index: sum(len(value) for value in rows[index] if isinstance(value, str))):
         for index in _insert(connection, part, rows):
             went_in[index] = True
     return went_in
+
+
+def _held_keys(connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> set[Key]:
+    """The keys that have a run already, waiting for those that somebody is just inserting.
+
+    An INSERT that meets such a key would wait too, and the index decides in the end; but its way of waiting locks the
+    gap before the key, and with it everybody who has a neighbouring key or none. (Not as a guest: under a caller's
+    REPEATABLE READ this look would lock gaps itself.)
+    """
+    if connection.info.get(GUEST):
+        return set()
+    keys: dict[tuple[str, str], list[str]] = {}
+    for envelope in envelopes:
+        if envelope.idempotency_key is not None:
+            keys.setdefault((envelope.tenant or "", envelope.job), []).append(envelope.idempotency_key)
+    held: set[Key] = set()
+    for (tenant, job), some in sorted(keys.items()):
+        query = _HELD_KEYS.format(keys=_marks(some))
+        found = connection.exec_driver_sql(query, (namespace, tenant, job, *some))
+        held |= {(tenant, job, row[0]) for row in found}
+    return held
+
+
+def _key(envelope: Envelope) -> Key:
+    return (envelope.tenant or "", envelope.job, envelope.idempotency_key)
 
 
 def _lock_order(envelope: Envelope) -> tuple[str, ...]:
