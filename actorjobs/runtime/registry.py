@@ -55,6 +55,11 @@ class Registry:
         """Every name and alias, sorted."""
         return tuple(sorted(self._by_name))
 
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """Every job, once."""
+        return tuple({id(known): known for known in self._by_name.values()}.values())
+
     def definition(self, job: str) -> Definition:
         """The job of that name; `UnknownJob` with the nearest one."""
         try:

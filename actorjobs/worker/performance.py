@@ -21,12 +21,16 @@ CANCEL_GRACE_SECONDS = 5.0
 class Performance:
     """A handler at work. Canceling asks it to end; if it does not within the grace, nobody waits for it any longer."""
 
-    __slots__ = ("_clock", "_end", "_grace", "_task", "claim", "ctx", "is_cancelable")
+    __slots__ = ("_clock", "_end", "_grace", "_task", "claim", "ctx", "is_cancelable", "is_on_loop")
 
-    def __init__(self, *, claim: Claim, ctx: JobContext[Any], is_cancelable: bool, clock: Clock) -> None:
+    def __init__(
+        self, *, claim: Claim, ctx: JobContext[Any], is_cancelable: bool, is_on_loop: bool, clock: Clock
+    ) -> None:
+        """A handler beside the loop, in a thread or a child process, is surely busy as long as it has not ended."""
         self.claim = claim
         self.ctx = ctx
         self.is_cancelable = is_cancelable
+        self.is_on_loop = is_on_loop
         self._clock = clock
         self._task: asyncio.Task[Ended] | None = None
         self._end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -28,7 +28,8 @@ from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
 from actorjobs.retry import Retry
 from actorjobs.worker.handling import RecordedLink, handle
-from actorjobs.worker.outcome import Budget, Ended, judge
+from actorjobs.worker.isolation import Crew
+from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
 from actorjobs.worker.performance import Performance
 
 logger = logging.getLogger("actorjobs.worker")
@@ -47,7 +48,9 @@ class Performer:
         clock: Clock,
         random: Random,
         app: Callable[[], Any],
+        crew: Crew | None = None,
     ) -> None:
+        """`crew` performs the jobs with `isolation=`; without one they are performed like the others."""
         self._definition_of = definition_of
         self._dispatcher = dispatcher
         self._store = store
@@ -55,6 +58,7 @@ class Performer:
         self._clock = clock
         self._random = random
         self._app = app
+        self._crew = crew
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         # The actors limit how many handlers run; a thread that ignores its cancellation must not take a token along.
@@ -92,7 +96,8 @@ class Performer:
         except Exception as error:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
-            return self._recorded(claim, ending, error, None, actor, claim.traceparent or new_traceparent(), 0.0)
+            verdict = Verdict(ending=ending, error=codec.truncate_error(error))
+            return self._recorded(claim, verdict, actor, claim.traceparent or new_traceparent(), 0.0)
 
     async def _attempt(self, claim: Claim, actor: str) -> Settlement:
         began = self._clock.monotonic()
@@ -100,17 +105,21 @@ class Performer:
         try:
             definition = self._definition_of(claim.job)
             ctx = self._context_for(claim, traceparent)
-            bound = definition.decode_payload(claim.payload, claim.constructor_args)
+            work = self._work(definition, claim, ctx)
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
-        performance = Performance(claim=claim, ctx=ctx, is_cancelable=definition.is_async, clock=self._clock)
+        is_isolated = self._crew is not None and definition.isolation is not None
+        performance = Performance(
+            claim=claim,
+            ctx=ctx,
+            is_cancelable=definition.is_async or is_isolated,
+            is_on_loop=definition.is_async and not is_isolated,
+            clock=self._clock,
+        )
         if claim.run_id in self.performing:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
-        work = handle(
-            definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
-        )
         started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
@@ -123,6 +132,15 @@ class Performer:
             if timer is not None:
                 timer.cancel()
         return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, began, started_after)
+
+    def _work(self, definition: Definition, claim: Claim, ctx: JobContext[Any]) -> Coroutine[Any, Any, Ended]:
+        """The attempt, here or in a child process (which validates for itself). `PayloadInvalid` if it is here."""
+        if self._crew is not None and definition.isolation is not None:
+            return self._crew.perform(definition, claim, ctx)
+        bound = definition.decode_payload(claim.payload, claim.constructor_args)
+        return handle(
+            definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
+        )
 
     def _context_for(self, claim: Claim, traceparent: str) -> JobContext[Any]:
         deadline = None if claim.timeout is None else claim.claimed_at + timedelta(seconds=claim.timeout)
@@ -155,28 +173,20 @@ class Performer:
         began: float,
         started_after: float,
     ) -> Settlement:
-        ending, error = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
-        result = ended.value if error is None and ended.error is None else None
-        return self._recorded(claim, ending, error, result, actor, traceparent, started_after)
+        verdict = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
+        return self._recorded(claim, verdict, actor, traceparent, started_after)
 
     def _recorded(
-        self,
-        claim: Claim,
-        ending: Ending,
-        error: BaseException | None,
-        result: str | None,
-        actor: str,
-        traceparent: str,
-        started_after: float,
+        self, claim: Claim, verdict: Verdict, actor: str, traceparent: str, started_after: float
     ) -> Settlement:
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
         return Settlement(
             fence=claim.fence,
             hint=claim.hint,
-            outcome=ending.outcome,
-            decision=decide(standing, ending),
-            result=result,
-            error=None if error is None else codec.encode_error(codec.truncate_error(error)),
+            outcome=verdict.ending.outcome,
+            decision=decide(standing, verdict.ending),
+            result=verdict.result,
+            error=None if verdict.error is None else codec.encode_error(verdict.error),
             actor=actor,
             started_after=started_after,
             span_id=traceparent[36:52],
