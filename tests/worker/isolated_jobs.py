@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,7 +43,7 @@ async def services() -> AsyncGenerator[Services]:
     made.entered += 1
     yield made
     if left := os.environ.get("TEST_LEFT"):
-        Path(left, str(os.getpid())).touch()
+        mark(Path(left, str(os.getpid())))
 
 
 @asynccontextmanager
@@ -159,13 +160,13 @@ def steer_sync(payload: Work, ctx: aj.JobContext[Any]) -> int:
 @aj.job("iso:spin", isolation="process", retry=ONCE)
 async def spin(payload: Work) -> int:
     """Busy in C without a pause: neither a task nor a thread of this process gets a turn."""
-    await mark(payload)
+    mark(Path(payload.where))
     return sum(10 ** (10**8) % 7 for _ in range(10**6))
 
 
 @aj.job("iso:sleep", isolation="process", retry=ONCE)
 def sleep(payload: Work) -> None:
-    Path(payload.where).write_text(str(os.getpid()))
+    mark(Path(payload.where))
     with contextlib.suppress(BaseException):
         time.sleep(600)
 
@@ -177,9 +178,8 @@ def family(payload: Work) -> None:
     time.sleep(600)
 
 
-async def mark(payload: Work) -> None:
-    if payload.where:
-        Path(payload.where).write_text(str(os.getpid()))
+def mark(path: Path) -> None:
+    path.write_text(str(os.getpid()))
 
 
 @aj.job("iso:die", isolation="process", retry=ONCE)
@@ -218,7 +218,7 @@ def kill(payload: Work) -> None:
             for fd in os.listdir("/proc/self/fd"):
                 with contextlib.suppress(OSError):
                     if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
-                        os.close(int(fd))
+                        socket.socket(fileno=int(fd)).shutdown(socket.SHUT_WR)
             time.sleep(600)
         case name:
             os.kill(os.getpid(), getattr(signal, name))
@@ -226,6 +226,8 @@ def kill(payload: Work) -> None:
 
 @aj.job("iso:eat", isolation=aj.Process(memory=512 * 1024 * 1024), retry=ONCE)
 def eat(payload: Work) -> int:
+    if payload.what == "little":
+        return os.getpid()
     return len(bytearray(2 * 1024 * 1024 * 1024))
 
 
@@ -245,10 +247,10 @@ def burn(payload: Work) -> list[int]:
 
 @aj.job("iso:resume", isolation="process", retry=TWICE)
 async def resume(payload: Work, ctx: aj.JobContext[Any]) -> dict[str, Any]:
+    await ctx.progress(0.25, "a quarter")
+    await ctx.progress(0.5)
     if ctx.attempt == 1:
-        await ctx.progress(0.25, "a quarter")
         await ctx.checkpoint(done=7)
-        await ctx.progress(0.5)
         raise ValueError(str(ctx.state))
     return ctx.state
 
@@ -257,8 +259,8 @@ async def resume(payload: Work, ctx: aj.JobContext[Any]) -> dict[str, Any]:
 def resume_sync(payload: Work, ctx: aj.JobContext[Any]) -> dict[str, Any]:
     if ctx.attempt == 1:
         ctx.checkpoint_sync(done=8)
-        ctx.progress_sync(0.75, "nearly")
         os._exit(1)
+    ctx.progress_sync(0.75, "nearly")
     return ctx.state
 
 

@@ -55,7 +55,7 @@ def main(fd: int, parent: int) -> None:
     setup = line.receive()
     _forward_logs(line, setup["levels"])
     line.listen()
-    sys.argv[:] = [setup["argv0"]]
+    sys.argv[:] = setup["argv"]
     try:
         if setup["main"] is not None:
             load_main(setup["main"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self._spawning: set[asyncio.Task[Child]] = set()
         self._children: set[Child] = set()
+        self._orphans: set[Child] = set()
+        """Those that are starting though the run that needed them has ended."""
         self._idle: dict[Child, asyncio.TimerHandle] = {}
         self._is_closed = False
 
@@ -43,6 +46,8 @@ class Crew:
         try:
             order = order_for(definition, claim, ctx, dice=self._random.random())
             return await self._perform(definition.isolation or Process(), order, Desk(ctx, self._dispatcher))
+        except ProcessDied as death:
+            return Ended(error=death.with_traceback(None))  # where this process noticed it says nothing
         except Exception as error:
             return Ended(error=error)
 
@@ -71,20 +76,21 @@ class Crew:
 
     async def _hire(self, limits: Process) -> Child:
         """A new child, ready. Canceled meanwhile, the child is kept for the next run: its start was paid for."""
-        spawning = self._loop.create_task(Child.spawn(self._plan.message(), limits), context=Context())
-        self._spawning.add(spawning)
-        spawning.add_done_callback(self._spawned)
-        try:
-            child = await asyncio.shield(spawning)
-        except OSError as error:
-            raise ProcessDied(f"no child process can be started: {error}") from error
-        except asyncio.CancelledError:
-            spawning.add_done_callback(self._keep_when_ready)
-            raise
+        child = next((orphan for orphan in self._orphans if orphan.limits == limits), None)
+        if child is None:
+            spawning = self._loop.create_task(Child.spawn(self._plan.message(), limits), context=Context())
+            self._spawning.add(spawning)
+            spawning.add_done_callback(self._spawned)
+            try:
+                child = await asyncio.shield(spawning)
+            except OSError as error:
+                raise ProcessDied(f"no child process can be started: {error}") from error
+        self._orphans.discard(child)
         try:
             await child.started()
         except asyncio.CancelledError:
-            child.when_started(lambda: self._keep(child))
+            self._orphans.add(child)
+            child.when_started(partial(self._keep_orphan, child))
             raise
         except ProcessDied:
             child.kill()
@@ -97,12 +103,14 @@ class Crew:
             return
         child = spawning.result()
         self._children.add(child)
+        self._orphans.add(child)  # until whoever had it spawned takes it, if still there
         child.gone.add_done_callback(lambda _task: self._forget(child))
+        child.when_started(partial(self._keep_orphan, child))
 
-    def _keep_when_ready(self, spawning: asyncio.Task[Child]) -> None:
-        if not spawning.cancelled() and spawning.exception() is None:
-            child = spawning.result()
-            child.when_started(lambda: self._keep(child))
+    def _keep_orphan(self, child: Child) -> None:
+        if child in self._orphans:
+            self._orphans.discard(child)
+            self._keep(child)
 
     def _keep(self, child: Child) -> None:
         """Let it wait for another run; one that is not fit for that is dying already, or dies now."""
@@ -121,6 +129,7 @@ class Crew:
 
     def _forget(self, child: Child) -> None:
         self._children.discard(child)
+        self._orphans.discard(child)
         timer = self._idle.pop(child, None)
         if timer is not None:
             timer.cancel()

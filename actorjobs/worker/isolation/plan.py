@@ -25,7 +25,7 @@ class Plan:
     def message(self) -> Message:
         return {
             "say": "setup",
-            "argv0": sys.argv[0] if sys.argv else "",
+            "argv": sys.argv,
             "jobs": self.jobs,
             "context": self.context,
             "main": self.main,
