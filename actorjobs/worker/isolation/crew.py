@@ -78,33 +78,40 @@ class Crew:
         """A new child, ready. Canceled meanwhile, the child is kept for the next run: its start was paid for."""
         child = next((orphan for orphan in self._orphans if orphan.limits == limits), None)
         if child is None:
-            spawning = self._loop.create_task(Child.spawn(self._plan.message(), limits), context=Context())
-            self._spawning.add(spawning)
-            spawning.add_done_callback(self._spawned)
-            try:
-                child = await asyncio.shield(spawning)
-            except OSError as error:
-                raise ProcessDied(f"no child process can be started: {error}") from error
-        self._orphans.discard(child)
+            child = await self._spawn(limits)
+        else:
+            self._orphans.discard(child)
         try:
             await child.started()
         except asyncio.CancelledError:
-            self._orphans.add(child)
-            child.when_started(partial(self._keep_orphan, child))
+            self._orphan(child)
             raise
         except ProcessDied:
             child.kill()
             raise
         return child
 
+    async def _spawn(self, limits: Process) -> Child:
+        spawning = self._loop.create_task(Child.spawn(self._plan.message(), limits), context=Context())
+        self._spawning.add(spawning)
+        spawning.add_done_callback(self._spawned)
+        try:
+            return await asyncio.shield(spawning)
+        except OSError as error:
+            raise ProcessDied(f"no child process can be started: {error}") from error
+        except asyncio.CancelledError:
+            spawning.add_done_callback(lambda task: None if _failed(task) else self._orphan(task.result()))
+            raise
+
     def _spawned(self, spawning: asyncio.Task[Child]) -> None:
         self._spawning.discard(spawning)
-        if spawning.cancelled() or spawning.exception() is not None:
-            return
-        child = spawning.result()
-        self._children.add(child)
-        self._orphans.add(child)  # until whoever had it spawned takes it, if still there
-        child.gone.add_done_callback(lambda _task: self._forget(child))
+        if not _failed(spawning):
+            child = spawning.result()
+            self._children.add(child)
+            child.gone.add_done_callback(lambda _task: self._forget(child))
+
+    def _orphan(self, child: Child) -> None:
+        self._orphans.add(child)
         child.when_started(partial(self._keep_orphan, child))
 
     def _keep_orphan(self, child: Child) -> None:
@@ -148,3 +155,7 @@ class Crew:
 
     def __repr__(self) -> str:
         return f"<crew of {len(self._children)} child processes, {len(self._idle)} idle>"
+
+
+def _failed(task: asyncio.Task[Child]) -> bool:
+    return task.cancelled() or task.exception() is not None
