@@ -1,5 +1,7 @@
 """actorjobs: background jobs for asyncio, with every run and every attempt on record."""
 
+from typing import TYPE_CHECKING, Any
+
 from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock, SystemClock, VirtualClock
 from actorjobs.errors import (
@@ -17,6 +19,7 @@ from actorjobs.errors import (
     NoRuntime,
     PayloadInvalid,
     PolicyDenied,
+    ProcessDied,
     RegistrationClosed,
     ResultInvalid,
     ResultTimeout,
@@ -60,8 +63,10 @@ from actorjobs.model import (
 from actorjobs.policy import Access, Policy
 from actorjobs.ports import Accepted
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
-from actorjobs.runtime import Runtime
 from actorjobs.tenancy import current_tenant, tenant
+
+if TYPE_CHECKING:
+    from actorjobs.runtime import Runtime
 
 __version__ = "0.1.0"
 
@@ -102,6 +107,7 @@ __all__ = [
     "Policy",
     "PolicyDenied",
     "Process",
+    "ProcessDied",
     "Queue",
     "RegistrationClosed",
     "RestartActor",
@@ -130,3 +136,14 @@ __all__ = [
     "job",
     "tenant",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Runtime`, once somebody asks: it brings the databases along, two thirds of the import, and a child process that
+    only performs handlers starts that much sooner without them."""
+    if name != "Runtime":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from actorjobs.runtime import Runtime
+
+    globals()["Runtime"] = Runtime
+    return Runtime

@@ -125,6 +125,10 @@ class CanceledItself(ActorJobsError):
     """The handler ended with a cancellation that nobody had asked for."""
 
 
+class ProcessDied(ActorJobsError):
+    """The child process of an isolated handler ended before the handler did, or could not start."""
+
+
 class FlowControl(Exception):
     """What a handler raises to steer its own run instead of failing it."""
 

@@ -28,6 +28,7 @@ from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore, open_store
+from actorjobs.worker.isolation import Crew, plan_for
 from actorjobs.worker.lease import Lease
 from actorjobs.worker.observing import Observers
 from actorjobs.worker.performer import Performer
@@ -44,7 +45,7 @@ BULK_ROWS = 500
 STALLED_SECONDS = 0.05
 """How long handlers that do not come to an end hold up a virtual clock."""
 
-BUSY_THREAD_SECONDS = 5.0
+BUSY_SECONDS = 5.0
 
 AppFactory = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -91,6 +92,7 @@ class Opened:
         self._guard = guard
         self._hooks = hooks
         self._app: App | None = None
+        self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
         self.worker: Worker | None = None
         self.performer: Performer | None = None
@@ -143,7 +145,10 @@ class Opened:
     async def start_worker(
         self, *, dispatcher: Dispatcher, app: AppFactory | None, queues: Mapping[str, Queue], exits_when_stuck: bool
     ) -> None:
-        """Enter the application's context and start the pools."""
+        """Enter the application's context and start the pools. `InvalidOption` for what child processes cannot find."""
+        plan = plan_for(self._registry.definitions, app, self._registry.names)
+        if plan is not None:
+            self._crew = Crew(plan=plan, dispatcher=dispatcher, random=self._random)
         if app is not None:
             self._app = App(app)
             await self._app.start()
@@ -157,6 +162,7 @@ class Opened:
             app=lambda: self.app,
             middleware=self._hooks.middleware,
             on_started=self._started,
+            crew=self._crew,
         )
         lease = Lease(clock=self._clock)
         versions = self._registry.versions
@@ -204,6 +210,8 @@ class Opened:
                 failing = dict(self.worker.failing)
                 await self.worker.stop(grace=self.settings.grace, hurry=self.hurry)
         finally:
+            if self._crew is not None:
+                await self._crew.close()
             await self.recorder.stop()
             await self.waiter.close()
             await self.observers.close()
@@ -306,9 +314,9 @@ class Opened:
                 calm += 1
 
     def _patience(self) -> float:
-        """Seconds for which handlers hold up the clock: one in a thread is surely busy, one on the loop may wait."""
+        """Seconds for which handlers hold up the clock: one beside the loop is surely busy, one on it may wait."""
         at_work = () if self.performer is None else self.performer.performing.values()
-        return BUSY_THREAD_SECONDS if any(not one.is_cancelable for one in at_work) else STALLED_SECONDS
+        return BUSY_SECONDS if any(not one.is_on_loop for one in at_work) else STALLED_SECONDS
 
     @property
     def is_at_rest(self) -> bool:

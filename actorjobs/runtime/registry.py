@@ -60,6 +60,11 @@ class Registry:
         """The newest version of each job's payloads that this code understands, by name and alias."""
         return {name: definition.version for name, definition in self._by_name.items()}
 
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """Every job, once."""
+        return tuple({id(known): known for known in self._by_name.values()}.values())
+
     def definition(self, job: str) -> Definition:
         """The job of that name; `UnknownJob` with the nearest one."""
         try:

@@ -39,6 +39,7 @@ from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore
+from actorjobs.worker.isolation import refuse_in_child
 from actorjobs.worker.perform_here import perform_here
 
 T = TypeVar("T")
@@ -110,6 +111,7 @@ class Runtime:
         `only` limits the pools to these queues, with another concurrency where one is given. A worker process exits
         when its event loop is stuck for minutes; an embedded runtime only gives up its lease.
         """
+        refuse_in_child(pools=True)
         served = self._registry.served(only)
         opened = await self._connect()
         self._registry.close()
@@ -154,6 +156,7 @@ class Runtime:
     async def _connect(self) -> Opened:
         if self._opened is not None or self._closing is not None:
             raise InvalidOption("this runtime is open already: make a second Runtime for a second opening")
+        refuse_in_child(pools=False)
         opened = Opened(
             settings=self.settings,
             registry=self._registry,
@@ -348,7 +351,8 @@ class Runtime:
     async def perform_envelope(self, envelope: Envelope) -> Any:
         """Execute an envelope here and now, with validation, tenant and trace, and return what its handler returns.
 
-        One attempt: nothing is recorded or retried, and what the handler raises is raised.
+        One attempt: nothing is recorded or retried, and what the handler raises is raised. A job with `isolation=` is
+        performed in this process too.
         """
         app = self._opened.app if self._opened is not None else None
         return await perform_here(

@@ -13,7 +13,9 @@ from anyio import CapacityLimiter
 from actorjobs import codec
 from actorjobs.jobs import Definition, JobContext, bind_context
 from actorjobs.jobs.hooks import CallNext, Middleware
+from actorjobs.model import Outcome
 from actorjobs.ports import Claim, Dispatcher, Store, bind_dispatcher
+from actorjobs.retry import sole_error
 from actorjobs.tenancy import bind_tenant
 from actorjobs.worker.outcome import Ended
 
@@ -48,6 +50,46 @@ async def handle(
         return Ended(value=definition.encode_result(value))
     except BaseException as error:
         return Ended(error=error)
+
+
+class EndedElsewhere(Exception):
+    """How an attempt in a child process ended, on its way through the middleware of this one."""
+
+    def __init__(self, ended: Ended) -> None:
+        error = ended.verdict.error if ended.verdict is not None else None
+        super().__init__("snoozed" if error is None else f"{error.name}: {error.message}")
+        self.ended = ended
+
+
+async def handle_elsewhere(
+    perform: Callable[[], Awaitable[Ended]],
+    definition: Definition,
+    ctx: JobContext[Any],
+    *,
+    dispatcher: Dispatcher,
+    middleware: Sequence[Middleware],
+) -> Ended:
+    """The same for a handler that `perform` has performed in a child process; the middleware stays in this one."""
+    bind_tenant(ctx.tenant)
+    bind_dispatcher(dispatcher)
+    bind_context(ctx)
+    if not middleware:
+        return await perform()
+
+    async def call(_ctx: JobContext[Any] | None = None) -> Any:
+        ended = await perform()
+        if ended.error is not None:
+            raise ended.error
+        if ended.verdict is None or ended.verdict.ending.outcome is not Outcome.SUCCEEDED:
+            raise EndedElsewhere(ended)
+        result = ended.verdict.result
+        return None if result is None else definition.decode_result(codec.decode(result))
+
+    try:
+        return Ended(value=definition.encode_result(await _around(call, ctx, middleware)()))
+    except BaseException as error:
+        cause = sole_error(error)
+        return cause.ended if isinstance(cause, EndedElsewhere) else Ended(error=error)
 
 
 def _around(call: CallNext, ctx: JobContext[Any], middleware: Sequence[Middleware]) -> CallNext:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from actorjobs.codec import truncate_error
 from actorjobs.errors import (
     AttemptCanceled,
     AttemptTimedOut,
@@ -23,17 +23,28 @@ from actorjobs.errors import (
     UnknownJob,
 )
 from actorjobs.lifecycle import Ending
-from actorjobs.model import CancelReason, Outcome
+from actorjobs.model import CancelReason, ErrorInfo, Outcome
 from actorjobs.retry import Retry, sole_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """What a handler came to: a value, an exception, or neither when it ignored that it was canceled."""
+class Verdict:
+    """How an attempt ended, with the error to keep and the result as JSON text."""
 
-    value: Any = None
+    ending: Ending
+    error: ErrorInfo | None = None
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a handler came to: a value (JSON text), an exception, or neither when it ignored that it was canceled; or
+    the verdict, where that was found in another process, which knows its exceptions."""
+
+    value: str | None = None
     error: BaseException | None = None
     is_abandoned: bool = False
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +70,21 @@ class Budget:
         return Ending(outcome=outcome, delay=delay, permanent=self.retry.is_over(self.elapsed, delay))
 
 
-def judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> tuple[Ending, BaseException | None]:
-    """How the attempt ended, and the error to keep with it.
+def judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> Verdict:
+    """How the attempt ended, and what to keep of it.
 
-    A value that was returned wins over a cancellation that came meanwhile, and so does a signal that ends the run.
+    A value that was returned wins over a cancellation that came meanwhile, and so does a signal that ends the run, and
+    whatever a child process had said before it was killed.
     """
+    if ended.verdict is not None:
+        return ended.verdict
+    ending, error = _judge(ended, reason, budget)
+    if error is not None:
+        return Verdict(ending=ending, error=truncate_error(error))
+    return Verdict(ending=ending, result=ended.value if ended.error is None else None)
+
+
+def _judge(ended: Ended, reason: CancelReason | None, budget: Budget) -> tuple[Ending, BaseException | None]:
     error: BaseException
     if ended.is_abandoned:
         error = IgnoredCancellation(f"the handler was canceled ({reason}) and went on regardless")

@@ -52,7 +52,7 @@ async def perform_here(
     middleware: Sequence[Middleware] = (),
 ) -> Any:
     """What the handler returns, typed by its job. Raises what it raises, `PayloadInvalid`, `ResultInvalid`, or
-    `TimeoutError` after the envelope's time-out."""
+    `TimeoutError` after the envelope's time-out. `isolation=` means nothing here: it is performed in this process."""
     constructor_args = codec.encode(envelope.constructor_args) if envelope.constructor_args else None
     bound = definition.decode_payload(codec.encode(envelope.payload), constructor_args, version=envelope.version)
     ctx = _context(envelope, app)

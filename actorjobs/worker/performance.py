@@ -32,14 +32,33 @@ class Seat:
 class Performance:
     """A handler at work. Canceling asks it to end; if it does not within the grace, nobody waits for it any longer."""
 
-    __slots__ = ("_clock", "_end", "_grace", "_survives_lease", "_task", "claim", "ctx", "is_cancelable")
+    __slots__ = (
+        "_clock",
+        "_end",
+        "_grace",
+        "_survives_lease",
+        "_task",
+        "claim",
+        "ctx",
+        "is_cancelable",
+        "is_on_loop",
+    )
 
     def __init__(
-        self, *, claim: Claim, ctx: JobContext[Any], is_cancelable: bool, survives_lease: bool, clock: Clock
+        self,
+        *,
+        claim: Claim,
+        ctx: JobContext[Any],
+        is_cancelable: bool,
+        is_on_loop: bool,
+        survives_lease: bool,
+        clock: Clock,
     ) -> None:
+        """A handler beside the loop, in a thread or a child process, is surely busy as long as it has not ended."""
         self.claim = claim
         self.ctx = ctx
         self.is_cancelable = is_cancelable
+        self.is_on_loop = is_on_loop
         self._survives_lease = survives_lease
         self._clock = clock
         self._task: asyncio.Task[Ended] | None = None

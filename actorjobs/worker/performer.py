@@ -10,8 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -30,8 +29,9 @@ from actorjobs.lifecycle import Ending, Standing, decide
 from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
 from actorjobs.retry import Retry, sole_error
-from actorjobs.worker.handling import RecordedLink, handle
-from actorjobs.worker.outcome import Budget, Ended, judge
+from actorjobs.worker.handling import RecordedLink, handle, handle_elsewhere
+from actorjobs.worker.isolation import Crew
+from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
 from actorjobs.worker.performance import Performance, Seat
 
 logger = logging.getLogger("actorjobs.worker")
@@ -52,7 +52,9 @@ class Performer:
         app: Callable[[], Any],
         middleware: Sequence[Middleware] = (),
         on_started: Callable[[Claim], None] = lambda _claim: None,
+        crew: Crew | None = None,
     ) -> None:
+        """`crew` performs the jobs with `isolation=`; without one they are performed like the others."""
         self._definition_of = definition_of
         self._dispatcher = dispatcher
         self._store = store
@@ -62,6 +64,7 @@ class Performer:
         self._app = app
         self._middleware = tuple(middleware)
         self._on_started = on_started
+        self._crew = crew
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         # The actors limit how many handlers run; a thread that ignores its cancellation must not take a token along.
@@ -101,7 +104,8 @@ class Performer:
         except Exception as error:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
-            return self._recorded(claim, ending, error, None, seat, claim.traceparent or new_traceparent(), 0.0)
+            verdict = Verdict(ending=ending, error=codec.truncate_error(error))
+            return self._recorded(claim, verdict, seat, claim.traceparent or new_traceparent(), started_after=0.0)
 
     async def _attempt(self, claim: Claim, seat: Seat) -> Settlement:
         began = self._clock.monotonic()
@@ -110,13 +114,15 @@ class Performer:
             definition = self._definition_of(claim.job)
             timeout = claim.timeout if claim.timeout is not None else definition.timeout
             ctx = self._context_for(claim, seat, traceparent, timeout)
-            bound = definition.decode_payload(claim.payload, claim.constructor_args, version=claim.version)
+            work = self._work(definition, claim, ctx)
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, seat, traceparent, began, 0.0)
+        is_isolated = self._crew is not None and definition.isolation is not None
         performance = Performance(
             claim=claim,
             ctx=ctx,
-            is_cancelable=definition.is_async,
+            is_cancelable=definition.is_async or is_isolated,
+            is_on_loop=definition.is_async and not is_isolated,
             survives_lease=definition.on_lease_loss == "continue",
             clock=self._clock,
         )
@@ -124,15 +130,6 @@ class Performer:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
-        work = handle(
-            definition,
-            bound,
-            claim.constructor_args,
-            ctx,
-            dispatcher=self._dispatcher,
-            threads=self._threads,
-            middleware=self._middleware,
-        )
         self._on_started(claim)
         started_after = self._clock.monotonic() - began
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
@@ -146,6 +143,21 @@ class Performer:
                 timer.cancel()
         seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
         return self._settlement(claim, definition, ended, ctx.cancel_reason, seat, traceparent, began, started_after)
+
+    def _work(self, definition: Definition, claim: Claim, ctx: JobContext[Any]) -> Coroutine[Any, Any, Ended]:
+        """The attempt, here or in a child process (which validates for itself). `PayloadInvalid` if it is here."""
+        if self._crew is not None and definition.isolation is not None:
+            perform = partial(self._crew.perform, definition, claim, ctx)
+            return handle_elsewhere(perform, definition, ctx, dispatcher=self._dispatcher, middleware=self._middleware)
+        return handle(
+            definition,
+            definition.decode_payload(claim.payload, claim.constructor_args, version=claim.version),
+            claim.constructor_args,
+            ctx,
+            dispatcher=self._dispatcher,
+            threads=self._threads,
+            middleware=self._middleware,
+        )
 
     def _context_for(self, claim: Claim, seat: Seat, traceparent: str, timeout: float | None) -> JobContext[Any]:
         deadline = None if timeout is None else claim.claimed_at + timedelta(seconds=timeout)
@@ -180,31 +192,29 @@ class Performer:
         started_after: float,
     ) -> Settlement:
         taken = self._clock.monotonic() - began
-        ending, error = judge(ended, reason, self._budget(claim, definition, taken))
-        result = ended.value if error is None and ended.error is None else None
-        recorded = self._recorded(claim, ending, error, result, seat, traceparent, started_after)
-        return replace(recorded, taken=taken)
+        verdict = judge(ended, reason, self._budget(claim, definition, taken))
+        return self._recorded(claim, verdict, seat, traceparent, started_after, taken)
 
     def _recorded(
         self,
         claim: Claim,
-        ending: Ending,
-        error: BaseException | None,
-        result: str | None,
+        verdict: Verdict,
         seat: Seat,
         traceparent: str,
         started_after: float,
+        taken: float | None = None,
     ) -> Settlement:
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
         return Settlement(
             fence=claim.fence,
             hint=claim.hint,
-            outcome=ending.outcome,
-            decision=decide(standing, ending),
-            result=result,
-            error=None if error is None else codec.encode_error(codec.truncate_error(error)),
+            outcome=verdict.ending.outcome,
+            decision=decide(standing, verdict.ending),
+            result=verdict.result,
+            error=None if verdict.error is None else codec.encode_error(verdict.error),
             actor=seat.name,
             started_after=started_after,
+            taken=taken,
             span_id=traceparent[36:52],
         )
 

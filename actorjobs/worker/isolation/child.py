@@ -1,0 +1,187 @@
+"""The program of a child process: told where the application is, it performs one attempt after another.
+
+The worker starts it and holds the other end of the line. It never outlives the worker: the line's end kills it from a
+thread of its own, and on Linux the kernel does should even that thread be held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ctypes
+import logging
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from anyio import CapacityLimiter
+
+from actorjobs import codec
+from actorjobs.errors import InvalidOption, PayloadInvalid
+from actorjobs.jobs import Definition, JobContext, definition_of
+from actorjobs.lifecycle import Ending
+from actorjobs.model import Outcome
+from actorjobs.worker.handling import handle
+from actorjobs.worker.isolation import inside
+from actorjobs.worker.isolation.line import Line, LineDispatcher, LineLink, end_at_once
+from actorjobs.worker.isolation.logs import Forwarding, set_levels
+from actorjobs.worker.isolation.messages import Message
+from actorjobs.worker.isolation.orders import context_of, message_of, retry_of
+from actorjobs.worker.isolation.places import find, load_main
+from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
+
+if TYPE_CHECKING:
+    import io
+
+logger = logging.getLogger("actorjobs.worker")
+
+PR_SET_PDEATHSIG: Final = 1
+OOM_SCORE_MORE: Final = 300
+"""Added to what the kernel goes by when memory is out: let it choose a child before its worker."""
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve the worker of that process id, on the socket of that descriptor, until it says leave."""
+    _die_with(parent)
+    _volunteer()
+    inside.enter_child()
+    cast("io.TextIOWrapper", sys.stdout).reconfigure(line_buffering=True)  # a killed process writes out no buffers
+    line = Line(fd)
+    setup = line.receive()
+    _forward_logs(line, setup["levels"])
+    line.listen()
+    sys.argv[:] = setup["argv"]
+    try:
+        if setup["main"] is not None:
+            load_main(setup["main"])
+        context = None if setup["context"] is None else find(setup["context"])
+        asyncio.run(Child(line, setup, context).serve())
+    except BaseException as error:
+        if inside.is_starting():
+            info = codec.truncate_error(error)
+            line.send({"say": "unready", "name": info.name, "message": info.message, "stack": info.stack})
+        else:
+            logger.exception("a child process failed")
+        sys.exit(1)
+
+
+class Child:
+    """What it was told, and the application's context."""
+
+    def __init__(self, line: Line, setup: Message, context: Any) -> None:
+        self._line = line
+        self._setup = setup
+        self._factory = context
+        self._app: Any = None
+        self._limits: dict[str, Any] = setup["limits"]
+        self._dispatcher = LineDispatcher(line, frozenset(setup["jobs"]))
+        self._threads = CapacityLimiter(math.inf)
+
+    async def serve(self) -> None:
+        """Perform runs in the application's context until there are no more."""
+        self._line.attach()
+        entering = nullcontext() if self._factory is None else self._factory()
+        async with entering as self._app:
+            _limit(self._limits)
+            self._variables = contextvars.copy_context()
+            inside.has_started()
+            self._line.send({"say": "ready"})
+            while (order := await self._line.next_order())["say"] == "run":
+                await self._perform(order)
+
+    async def _perform(self, order: Message) -> None:
+        self._line.begin(order["run"])
+        _limit_cpu(self._limits["cpu"])
+        self._line.send({"say": "taken", "run": order["run"]})
+        try:
+            verdict = await self._attempt(order)
+        except Exception as error:
+            logger.exception("run %s cannot be performed", order["context"]["run_id"])
+            failed = Ending(outcome=Outcome.FAILED, permanent=True)
+            verdict = Verdict(ending=failed, error=codec.truncate_error(error))
+        self._line.send({**message_of(verdict), "run": order["run"]})
+
+    async def _attempt(self, order: Message) -> Verdict:
+        began = time.monotonic()
+        ctx = context_of(order, app=self._app, link=LineLink(self._line))
+        definition = definition_of(find(order["script"]))
+        work = self._handle(definition, order, ctx)
+        task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=self._variables.copy())
+        await asyncio.wait({task})
+        ended = Ended(error=asyncio.CancelledError()) if task.cancelled() else task.result()
+
+        def own_delay(failures: int, error: BaseException) -> float | None:
+            return definition.backoff_override(failures, error, order["constructor_args"])
+
+        budget = Budget(
+            retry=retry_of(order, definition),
+            own_delay=own_delay,
+            random=lambda: float(order["dice"]),
+            failures=ctx.failures,
+            elapsed=order["waited"] + time.monotonic() - began,
+        )
+        return judge(ended, None, budget)
+
+    async def _handle(self, definition: Definition, order: Message, ctx: JobContext[Any]) -> Ended:
+        constructor_args = order["constructor_args"]
+        try:
+            bound = definition.decode_payload(order["payload"], constructor_args, version=order["version"])
+        except PayloadInvalid as error:
+            return Ended(error=error)
+        return await handle(
+            definition, bound, constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
+        )
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        end_at_once()  # it died before the kernel knew
+
+
+def _volunteer() -> None:
+    with suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+") as file:
+        score = min(int(file.read()) + OOM_SCORE_MORE, 1000)
+        file.seek(0)
+        file.write(str(score))
+
+
+def _forward_logs(line: Line, levels: dict[str, int]) -> None:
+    logging.root.handlers[:] = [Forwarding(lambda record: line.send({"say": "log", "record": record}))]
+    set_levels(levels)
+
+
+def _limit(limits: dict[str, Any]) -> None:
+    """Limits hold from here on: importing the application is not what they are for."""
+    memory = limits["memory"]
+    if memory is not None:
+        if _address_space() >= memory:
+            raise InvalidOption(
+                f"memory={memory:,} bytes is less than the {_address_space():,} that the child process takes up "
+                "before its first run"
+            )
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if limits["files"] is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits["files"], limits["files"]))
+
+
+def _limit_cpu(seconds: float | None) -> None:
+    """So many seconds more than were used so far, rounded up as the system counts whole ones."""
+    if seconds is not None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + seconds), hard))
+
+
+def _address_space() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0

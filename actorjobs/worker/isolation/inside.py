@@ -1,0 +1,34 @@
+"""Whether this process is a child of a worker, and what is not done in one."""
+
+from __future__ import annotations
+
+from actorjobs.errors import InvalidOption
+
+_is_child = False
+_is_starting = False
+
+
+def enter_child() -> None:
+    global _is_child, _is_starting
+    _is_child = _is_starting = True
+
+
+def has_started() -> None:
+    global _is_starting
+    _is_starting = False
+
+
+def refuse_in_child(*, pools: bool) -> None:
+    """`InvalidOption` for a runtime where it would come up again in every child: pools always, a client while the
+    child imports the main script."""
+    if _is_child and _is_starting:
+        raise InvalidOption(
+            "a child process imports the main script to find its handlers, and the script opens a runtime as it is "
+            'imported: guard that with `if __name__ == "__main__":`'
+        )
+    if _is_child and pools:
+        raise InvalidOption("a child process performs one run for its worker: it cannot start pools of its own")
+
+
+def is_starting() -> bool:
+    return _is_starting

@@ -1,0 +1,96 @@
+"""What every child of a runtime is told when it starts, checked before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from actorjobs.errors import InvalidOption
+from actorjobs.jobs import Definition, definition_of
+from actorjobs.worker.isolation.logs import levels
+from actorjobs.worker.isolation.messages import Message
+from actorjobs.worker.isolation.places import find, main_script, name_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where a child finds the application. `context` is the place of the factory; `main` is None when not needed."""
+
+    jobs: tuple[str, ...]
+    context: str | None
+    main: dict[str, str] | None
+
+    def message(self) -> Message:
+        return {
+            "say": "setup",
+            "argv": sys.argv,
+            "jobs": self.jobs,
+            "context": self.context,
+            "main": self.main,
+            "levels": levels(),
+        }
+
+
+def plan_for(
+    definitions: Iterable[Definition], context: Callable[..., Any] | None, names: tuple[str, ...]
+) -> Plan | None:
+    """The plan; None when no job is isolated. `InvalidOption` for what a child could not find by importing."""
+    isolated = [definition for definition in definitions if definition.isolation is not None]
+    if not isolated:
+        return None
+    places = [_place_of_job(definition) for definition in isolated]
+    factory = None if context is None else _place_of_context(context)
+    for definition in isolated:
+        places += [place for kind in error_places(definition).values() for place in kind or ()]
+    needs_main = any(place.startswith("__main__:") for place in (*places, factory or ""))
+    return Plan(jobs=names, context=factory, main=main_script() if needs_main else None)
+
+
+def error_places(definition: Definition) -> dict[str, list[str] | None]:
+    """The exception classes of a retry policy that comes from the runtime's defaults; a child knows the job's own."""
+    if "retry" in definition.declared:
+        return {}
+    retry = definition.retry
+    return {
+        "on": None if retry.on is None else [_place_of_error(kind) for kind in _classes(retry.on)],
+        "never": [_place_of_error(kind) for kind in _classes(retry.never)],
+    }
+
+
+def _place_of_job(definition: Definition) -> str:
+    place = definition.script or ""
+    try:
+        if definition_of(find(place)).name == definition.name:
+            return place
+    except (ImportError, AttributeError, ValueError):
+        pass
+    raise InvalidOption(
+        f"job {definition.name!r}: a child process has to import it as {place}, and it is not found there: "
+        "define it at the top of its module, under its function's own name"
+    )
+
+
+def _place_of_context(factory: Callable[..., Any]) -> str:
+    place = name_of(factory)
+    if place is None:
+        raise InvalidOption(
+            "context= is entered in child processes too, which have to import it: make it a function or class at the "
+            "top of a module, no lambda, local function, partial or method of an object"
+        )
+    return place
+
+
+def _place_of_error(kind: type[BaseException]) -> str:
+    place = name_of(kind)
+    if place is None:
+        raise InvalidOption(
+            f"defaults: retry= names {kind.__qualname__}, which a child process cannot import: define it at the top "
+            "of a module"
+        )
+    return place
+
+
+def _classes(kinds: type[BaseException] | tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
