@@ -208,7 +208,9 @@ class MysqlDialect:
         if not connection.execute(text(f"SELECT GET_LOCK({_LOCK_NAME}, :wait)"), name).scalar():
             raise StoreUnavailable("somebody else is migrating this database: try again when that is done")
         try:
-            yield
+            with _put_back(connection, {"sql_notes": 1}):
+                _set(connection, {"sql_notes": 0})  # the driver would log what the server remarks about each table
+                yield
             connection.exec_driver_sql("COMMIT")  # who comes next is to find the version
         finally:
             with suppress(DBAPIError):
@@ -227,8 +229,8 @@ def _set(connection: Connection, settings: dict[str, Any]) -> None:
 def _put_back(connection: Connection, settings: dict[str, Any]) -> Generator[None]:
     try:
         yield
-    except (ActorJobsError, DBAPIError):
-        with suppress(DBAPIError):  # of a connection that is lost nothing is left
+    except Exception:  # not a cancellation: that has closed the connection
+        with suppress(DBAPIError):  # as may have the error
             _set(connection, settings)
         raise
     _set(connection, settings)

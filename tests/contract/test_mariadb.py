@@ -13,8 +13,10 @@ from random import Random
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError
@@ -25,8 +27,8 @@ from actorjobs.clock import SystemClock
 from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import Outcome, RunState
 from actorjobs.ports import Accepted, Claim, Demand
-from actorjobs.stores import SqlStore, accepting, mysql_sql, open_store, upgrade_sql
-from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata
+from actorjobs.stores import SqlStore, accepting, mysql_sql, open_store, steps, upgrade_sql
+from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata, word
 from actorjobs.testing.store_suite.setting import (
     EVERYTHING,
     JOB,
@@ -198,6 +200,23 @@ async def test_a_migration_that_broke_off_is_finished_by_the_next_one(stores: St
     async with store.engine.connect() as connection:
         assert await connection.run_sync(_indexes_of_runs) == INDEXES_OF_RUNS
     assert await store.workers() == []
+
+
+async def test_each_step_of_a_migration_may_be_repeated(empty_url: str) -> None:
+    def repeat(connection: Connection) -> tuple[list[str], list[str | None]]:
+        with Operations.context(MigrationContext.configure(connection)):
+            for _ in range(2):
+                steps.create_table("some", sa.Column("id", sa.Integer(), primary_key=True))
+                steps.add_column("some", sa.Column("name", word(30)))
+                steps.create_index("some_name", "some", ["id"], where="name IS NOT NULL", mysql=["name", "id"])
+        found = inspect(connection)
+        columns = [column["name"] for column in found.get_columns("some")]
+        return columns, found.get_indexes("some")[0]["column_names"]
+
+    engine = admin_engine(empty_url)
+    async with engine.begin() as connection:
+        assert await connection.run_sync(repeat) == (["id", "name"], ["name", "id"])
+    await engine.dispose()
 
 
 async def test_of_many_that_migrate_at_once_one_does_it(stores: Stores, empty_url: str) -> None:
