@@ -101,11 +101,17 @@ class Performer:
 
     async def _attempt(self, claim: Claim, actor: str) -> Settlement:
         began = self._clock.monotonic()
+        started_after = 0.0
+
+        def on_start() -> None:
+            nonlocal started_after
+            started_after = self._clock.monotonic() - began
+
         traceparent = new_traceparent(claim.traceparent)
         try:
             definition = self._definition_of(claim.job)
             ctx = self._context_for(claim, traceparent)
-            work = self._work(definition, claim, ctx)
+            work = self._work(definition, claim, ctx, on_start)
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
         is_isolated = self._crew is not None and definition.isolation is not None
@@ -120,7 +126,7 @@ class Performer:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
-        started_after = self._clock.monotonic() - began
+        on_start()
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
         timeout = claim.timeout if claim.timeout is not None else definition.timeout
@@ -133,10 +139,13 @@ class Performer:
                 timer.cancel()
         return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, began, started_after)
 
-    def _work(self, definition: Definition, claim: Claim, ctx: JobContext[Any]) -> Coroutine[Any, Any, Ended]:
-        """The attempt, here or in a child process (which validates for itself). `PayloadInvalid` if it is here."""
+    def _work(
+        self, definition: Definition, claim: Claim, ctx: JobContext[Any], on_start: Callable[[], None]
+    ) -> Coroutine[Any, Any, Ended]:
+        """The attempt: here, or in a child process, which validates for itself and says when it starts.
+        `PayloadInvalid`."""
         if self._crew is not None and definition.isolation is not None:
-            return self._crew.perform(definition, claim, ctx)
+            return self._crew.perform(definition, claim, ctx, on_start)
         bound = definition.decode_payload(claim.payload, claim.constructor_args)
         return handle(
             definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,8 @@ from actorjobs.worker.isolation.messages import Message
 class Desk:
     """Answers for one attempt, through the context and the dispatcher that the attempt would have in this process."""
 
-    def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher) -> None:
+    def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher, on_start: Callable[[], None]) -> None:
+        self.on_start = on_start
         self._ctx = ctx
         self._dispatcher = dispatcher
 
