@@ -109,12 +109,18 @@ class Performer:
 
     async def _attempt(self, claim: Claim, seat: Seat) -> Settlement:
         began = self._clock.monotonic()
+        started_after = 0.0
+
+        def on_start() -> None:
+            nonlocal started_after
+            started_after = self._clock.monotonic() - began
+
         traceparent = new_traceparent(claim.traceparent)
         try:
             definition = self._definition_of(claim.job)
             timeout = claim.timeout if claim.timeout is not None else definition.timeout
             ctx = self._context_for(claim, seat, traceparent, timeout)
-            work = self._work(definition, claim, ctx)
+            work = self._work(definition, claim, ctx, on_start)
         except (UnknownJob, PayloadInvalid) as error:
             return self._settlement(claim, None, Ended(error=error), None, seat, traceparent, began, 0.0)
         is_isolated = self._crew is not None and definition.isolation is not None
@@ -131,7 +137,7 @@ class Performer:
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
         self._on_started(claim)
-        started_after = self._clock.monotonic() - began
+        on_start()
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
         if timeout is not None:
@@ -144,10 +150,13 @@ class Performer:
         seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
         return self._settlement(claim, definition, ended, ctx.cancel_reason, seat, traceparent, began, started_after)
 
-    def _work(self, definition: Definition, claim: Claim, ctx: JobContext[Any]) -> Coroutine[Any, Any, Ended]:
-        """The attempt, here or in a child process (which validates for itself). `PayloadInvalid` if it is here."""
+    def _work(
+        self, definition: Definition, claim: Claim, ctx: JobContext[Any], on_start: Callable[[], None]
+    ) -> Coroutine[Any, Any, Ended]:
+        """The attempt: here, or in a child process, which validates for itself and says when it starts.
+        `PayloadInvalid`."""
         if self._crew is not None and definition.isolation is not None:
-            perform = partial(self._crew.perform, definition, claim, ctx)
+            perform = partial(self._crew.perform, definition, claim, ctx, on_start)
             return handle_elsewhere(perform, definition, ctx, dispatcher=self._dispatcher, middleware=self._middleware)
         return handle(
             definition,

@@ -46,12 +46,6 @@ async def services() -> AsyncGenerator[Services]:
         mark(Path(left, str(os.getpid())))
 
 
-@asynccontextmanager
-async def broken_services() -> AsyncGenerator[Services]:
-    raise ValueError("no database here")
-    yield Services()
-
-
 def facts(ctx: aj.JobContext[Any]) -> dict[str, Any]:
     return {
         "pid": os.getpid(),
@@ -333,3 +327,15 @@ async def bad_result(payload: Work) -> int:
 @aj.job("iso:self-canceled", isolation="process", retry=ONCE)
 async def self_canceled(payload: Work) -> None:
     raise asyncio.CancelledError
+
+
+@aj.job("iso:nested", isolation="process", retry=ONCE)
+async def nested(store: str) -> list[str]:
+    runtime = aj.Runtime(store=store, jobs=[echo])
+    async with runtime.client():
+        handle = await runtime.dispatch(echo, "from below")
+    try:
+        await runtime.open()
+    except aj.InvalidOption as refusal:
+        return [handle.id, str(refusal)]
+    return []

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,13 @@ async def test_dispatches_go_through_the_worker(make_runtime: MakeRuntime) -> No
         assert (await runtime.runs.get(two)).parent is None
 
 
+async def test_a_child_may_open_a_client_but_no_pools(make_runtime: MakeRuntime) -> None:
+    async with make_runtime(jobs.nested, jobs.echo) as runtime:
+        run_id, refusal = await (await jobs.nested.dispatch(runtime.settings.store_url)).result(timeout=20)
+        assert (await runtime.runs.wait(run_id, timeout=20)).result == "from below"
+        assert "cannot start pools" in refusal
+
+
 async def test_log_records_come_out_here(make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with make_runtime(jobs.log, jobs.fork):
@@ -206,7 +214,7 @@ async def test_cancel_and_time_out_kill_what_cannot_be_interrupted(make_runtime:
             assert (run.state, outcomes) == (aj.RunState.CANCELED, [aj.Outcome.CANCELED])
             assert not is_alive(int(mark.read_text()))
 
-        handle = await jobs.spin.options(timeout=3).dispatch(Work(where=str(tmp_path / "late")))
+        handle = await jobs.spin.options(timeout=1.5).dispatch(Work(where=str(tmp_path / "late")))
         run, outcomes = await ends_as(handle)
         assert (run.state, outcomes) == (aj.RunState.DEAD_LETTERED, [aj.Outcome.TIMED_OUT])
         assert run.errors[-1].name == "AttemptTimedOut"
@@ -228,11 +236,17 @@ async def test_shutdown_kills_and_hands_back(make_runtime: MakeRuntime, tmp_path
 
 
 async def test_a_time_out_during_the_start_keeps_the_child(make_runtime: MakeRuntime) -> None:
-    async with make_runtime(jobs.pid):
+    async with make_runtime(jobs.pid) as runtime:
         _, outcomes = await ends_as(await jobs.pid.options(timeout=0.05).dispatch())
         assert outcomes == [aj.Outcome.TIMED_OUT]
         [child] = children()  # not ready yet
-        assert await (await jobs.pid.dispatch()).result(timeout=20) == child
+        handle = await jobs.pid.dispatch()
+        assert await handle.result(timeout=20) == child
+        [attempt] = await runtime.runs.attempts(handle.id)
+        run = await handle.run()
+        assert attempt.started_at is not None
+        assert run.claimed_at is not None
+        assert attempt.started_at - run.claimed_at > timedelta(seconds=0.05)  # it has not started before its child
 
 
 DEATHS = [

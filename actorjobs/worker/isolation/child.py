@@ -56,13 +56,12 @@ def main(fd: int, parent: int) -> None:
     _forward_logs(line, setup["levels"])
     line.listen()
     sys.argv[:] = setup["argv"]
+    child = None
     try:
-        if setup["main"] is not None:
-            load_main(setup["main"])
-        context = None if setup["context"] is None else find(setup["context"])
-        asyncio.run(Child(line, setup, context).serve())
+        child = Child(line, setup, _import_application(setup))
+        asyncio.run(child.serve())
     except BaseException as error:
-        if inside.is_starting():
+        if child is None or not child.is_ready:
             info = codec.truncate_error(error)
             line.send({"say": "unready", "name": info.name, "message": info.message, "stack": info.stack})
         else:
@@ -74,8 +73,8 @@ class Child:
     """What it was told, and the application's context."""
 
     def __init__(self, line: Line, setup: Message, context: Any) -> None:
+        self.is_ready = False
         self._line = line
-        self._setup = setup
         self._factory = context
         self._app: Any = None
         self._limits: dict[str, Any] = setup["limits"]
@@ -89,7 +88,7 @@ class Child:
         async with entering as self._app:
             _limit(self._limits)
             self._variables = contextvars.copy_context()
-            inside.has_started()
+            self.is_ready = True
             self._line.send({"say": "ready"})
             while (order := await self._line.next_order())["say"] == "run":
                 await self._perform(order)
@@ -155,6 +154,17 @@ def _volunteer() -> None:
 def _forward_logs(line: Line, levels: dict[str, int]) -> None:
     logging.root.handlers[:] = [Forwarding(lambda record: line.send({"say": "log", "record": record}))]
     set_levels(levels)
+
+
+def _import_application(setup: Message) -> Any:
+    """Import what will be needed, now that a failure is the start's and not a run's; the factory of the context."""
+    if setup["main"] is not None:
+        load_main(setup["main"])
+    for place in setup["handlers"]:
+        find(place)
+    factory = None if setup["context"] is None else find(setup["context"])
+    inside.has_imported()
+    return factory
 
 
 def _limit(limits: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from random import Random
@@ -40,12 +41,14 @@ class Crew:
         self._idle: dict[Child, asyncio.TimerHandle] = {}
         self._is_closed = False
 
-    async def perform(self, definition: Definition, claim: Claim, ctx: JobContext[Any]) -> Ended:
-        """What an attempt came to, judged in the child where its exceptions are known. It raises nothing but
-        `CancelledError`, once the child has been killed."""
+    async def perform(
+        self, definition: Definition, claim: Claim, ctx: JobContext[Any], on_start: Callable[[], None]
+    ) -> Ended:
+        """What an attempt came to, judged in the child where its exceptions are known; `on_start` is called when the
+        child has taken it. It raises nothing but `CancelledError`, once the child has been killed."""
         try:
             order = order_for(definition, claim, ctx, dice=self._random.random())
-            return await self._perform(definition.isolation or Process(), order, Desk(ctx, self._dispatcher))
+            return await self._perform(definition.isolation or Process(), order, Desk(ctx, self._dispatcher, on_start))
         except ProcessDied as death:
             return Ended(error=death.with_traceback(None))  # where this process noticed it says nothing
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import cache
 from typing import Any
@@ -20,8 +21,9 @@ class Desk:
     `variables` are those of the attempt: whoever is asked on its behalf sees its tenant.
     """
 
-    def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher) -> None:
+    def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher, on_start: Callable[[], None]) -> None:
         self.variables = copy_context()
+        self.on_start = on_start
         self._ctx = ctx
         self._dispatcher = dispatcher
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from actorjobs import codec
 
+logger = logging.getLogger("actorjobs.worker")
+
 LONGEST_TEXT: Final = 64 * 1024
 _SPELLED_OUT: Final = frozenset({"args", "exc_info", "exc_text", "message", "msg"})
 
@@ -51,9 +53,12 @@ def _sound(value: object) -> object:
 def write_again(fields: Mapping[str, Any]) -> None:
     """Log a child's record here, if this process wants to see it."""
     record = logging.makeLogRecord(dict(fields))
-    logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    try:
+        target = logging.getLogger(record.name)
+        if target.isEnabledFor(record.levelno):
+            target.handle(record)
+    except Exception:  # a filter or handler of the application: no reason to end its child
+        logger.warning("a log record of a child process cannot be written", exc_info=True)
 
 
 def levels() -> dict[str, int]:

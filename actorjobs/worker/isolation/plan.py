@@ -16,9 +16,11 @@ from actorjobs.worker.isolation.places import find, main_script, name_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where a child finds the application. `context` is the place of the factory; `main` is None when not needed."""
+    """Where a child finds the application: the places of its handlers and of the context's factory, and how to import
+    the main script, None when nothing of it is needed. `jobs` are the names that the runtime knows."""
 
     jobs: tuple[str, ...]
+    handlers: tuple[str, ...]
     context: str | None
     main: dict[str, str] | None
 
@@ -27,6 +29,7 @@ class Plan:
             "say": "setup",
             "argv": sys.argv,
             "jobs": self.jobs,
+            "handlers": self.handlers,
             "context": self.context,
             "main": self.main,
             "levels": levels(),
@@ -40,12 +43,12 @@ def plan_for(
     isolated = [definition for definition in definitions if definition.isolation is not None]
     if not isolated:
         return None
-    places = [_place_of_job(definition) for definition in isolated]
+    handlers = [_place_of_job(definition) for definition in isolated]
     factory = None if context is None else _place_of_context(context)
-    for definition in isolated:
-        places += [place for kind in error_places(definition).values() for place in kind or ()]
-    needs_main = any(place.startswith("__main__:") for place in (*places, factory or ""))
-    return Plan(jobs=names, context=factory, main=main_script() if needs_main else None)
+    kinds = [place for definition in isolated for kind in error_places(definition).values() for place in kind or ()]
+    needs_main = any(place.startswith("__main__:") for place in (*handlers, *kinds, factory or ""))
+    main = main_script() if needs_main else None
+    return Plan(jobs=names, handlers=tuple(handlers), context=factory, main=main)
 
 
 def error_places(definition: Definition) -> dict[str, list[str] | None]:

@@ -184,8 +184,9 @@ class Child:
                     self._start(None)
                 case "unready":
                     self._start(_failed_start(message))
-                case "taken":
-                    self._was_taken = message["run"] == self._runs
+                case "taken" if message["run"] == self._runs and self._desk is not None:
+                    self._was_taken = True
+                    self._desk.on_start()
                 case "ended" if message["run"] == self._runs and not self._verdict.done():
                     self._verdict.set_result(verdict_of(message))
                 case "ask":
@@ -194,7 +195,7 @@ class Child:
                     write_again(message["record"])
                 case _:
                     raise Garbled("it wrote what is no message")
-        except (KeyError, TypeError, ValueError):
+        except Exception:  # of whatever kind nonsense may cause
             raise Garbled("it wrote what is no message") from None
 
     def _start(self, failure: ProcessDied | None) -> None:
