@@ -59,6 +59,7 @@ class Child:
         self._runs = 0
         self._was_taken = False
         self._is_killed = False
+        self._is_over = False
         # Context(): what a child says belongs to no run's context variables.
         self.gone = self._loop.create_task(self._attend(), name=f"child {self.pid}", context=Context())
 
@@ -141,8 +142,9 @@ class Child:
     def kill(self) -> None:
         """End it now, with every process it has started in its session."""
         self._is_killed = True
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if not self._is_over:  # later the number may be another's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _send(self, message: Message) -> None:
         if not self.gone.done() and not self._writer.is_closing():
@@ -159,8 +161,9 @@ class Child:
                 await asyncio.wait({exiting}, timeout=EXIT_SECONDS)
                 if not exiting.done():
                     self._fault = "it closed its line to the worker"
-            self.kill()
+            self.kill()  # even if it has ended, what it started may have not
             await exiting
+            self._is_over = True
             await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
         finally:
             self.kill()
