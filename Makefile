@@ -16,7 +16,7 @@ test: ## all checks and tests
 crash: ## kill worker processes at random for a minute, on each store
 	@scripts/test tests/system -k crash
 
-bench: ## runs per second, on SQLite and PostgreSQL
+bench: ## runs per second, on SQLite, PostgreSQL and MariaDB
 	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks
 
 lint: ## the static checks alone

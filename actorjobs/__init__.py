@@ -36,6 +36,8 @@ from actorjobs.errors import (
 )
 from actorjobs.jobs import (
     Actor,
+    CallNext,
+    DispatchNext,
     Job,
     JobContext,
     JobDefaults,
@@ -47,7 +49,19 @@ from actorjobs.jobs import (
     current_context,
     job,
 )
-from actorjobs.model import Attempt, CancelReason, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState
+from actorjobs.model import (
+    Attempt,
+    CancelReason,
+    Envelope,
+    ErrorInfo,
+    HistoryEntry,
+    Observation,
+    Outcome,
+    Run,
+    RunState,
+)
+from actorjobs.policy import Access, Policy
+from actorjobs.ports import Accepted
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
 from actorjobs.tenancy import current_tenant, tenant
 
@@ -57,17 +71,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accepted",
+    "Access",
     "Actor",
     "ActorJobsError",
     "AmbiguousRuntime",
     "Attempt",
     "AttemptCanceled",
     "BrokerUnavailable",
+    "CallNext",
     "Cancel",
     "CancelReason",
     "Clock",
     "ContextMissing",
     "Custom",
+    "DispatchNext",
     "DuplicateJob",
     "DuplicateRun",
     "Envelope",
@@ -83,8 +101,10 @@ __all__ = [
     "JobDefaults",
     "JobRef",
     "NoRuntime",
+    "Observation",
     "Outcome",
     "PayloadInvalid",
+    "Policy",
     "PolicyDenied",
     "Process",
     "ProcessDied",

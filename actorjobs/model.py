@@ -104,6 +104,29 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Something that has happened, as observers are told of it.
+
+    `event` is `accepted`, `existing`, `started`, the outcome of an attempt (`succeeded`, `failed`, `timed_out`,
+    `canceled`, `interrupted`, `lost`, `snoozed`) or `stale` for one that somebody else owned by then; `expired`; what
+    an operator did (`cancel_requested`, `reopened`, `rescheduled`, `deleted`), or `queue_paused`, `queue_resumed`,
+    `queue_scaled`. `state` is the run's state afterwards. `seconds` is how long an attempt took.
+    """
+
+    event: str
+    at: datetime
+    run_id: str | None = None
+    job: str | None = None
+    queue: str | None = None
+    tenant: str | None = None
+    state: RunState | None = None
+    attempt: int = 0
+    error: str | None = None
+    seconds: float | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run as read from the store. Times are the database's, aware, in UTC; durations are seconds."""
 

@@ -91,13 +91,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a pool would take: up to `limit` due runs of `queue` whose job it knows.
+    """What a pool would take: up to `limit` due runs of `queue` whose job it knows, in a version that it knows.
+
+    `jobs` maps a job's name to the newest version of its payloads that this process understands.
 
     `suspects` asks for runs that were lost twice, and only for those: a process performs at most one at a time.
     """
 
     queue: str
-    jobs: tuple[str, ...]
+    jobs: Mapping[str, int]
     limit: int
     suspects: bool = False
 
@@ -119,7 +121,7 @@ class Settlement:
     """The end of an attempt and what becomes of its run. `result` and `error` are JSON text.
 
     `hint` is what to publish if the run waits again; `started_after` is seconds between the claim and the handler's
-    first line.
+    first line, `taken` between the claim and the end.
     """
 
     fence: Fence
@@ -130,7 +132,18 @@ class Settlement:
     error: str | None = None
     actor: str | None = None
     started_after: float = 0.0
+    taken: float | None = None
     span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serves:
+    """What a worker serves: jobs with the newest version it knows, queues with their concurrency, and why it takes
+    nothing of a queue, where that is so."""
+
+    jobs: Mapping[str, int] = field(default_factory=dict[str, int])
+    queues: Mapping[str, int] = field(default_factory=dict[str, int])
+    holds: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +159,7 @@ class WorkerInfo:
     beat_at: datetime | None = None
     is_dead: bool = False
     blamed: str | None = None
+    serves: Serves | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +305,10 @@ class Store(Protocol):
         """Note which run is bringing this worker down, so that only that one is counted as lost."""
         ...
 
+    async def serve(self, owner: str, serves: Serves) -> None:
+        """Note what this worker serves, so that others can tell why a run does not start."""
+        ...
+
     async def workers(self) -> Sequence[WorkerInfo]: ...
 
     async def declare_dead(self, silent_for: float, known_dead: Sequence[str] = ()) -> Sequence[str]:
@@ -414,7 +432,7 @@ class Broker(Protocol):
         """Announce runs whose rows are committed. Never waits, never raises for a broker that is down."""
         ...
 
-    def consume(self, queue: str, jobs: tuple[str, ...], owner: Callable[[], str | None]) -> Consumer:
+    def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> Consumer:
         """Deliveries of `queue` for jobs of these names; nothing is claimed while `owner()` is None."""
         ...
 

@@ -1,10 +1,10 @@
 """Runs per second with full history: dispatched, executed and recorded, payload validated twice, durable commits.
 
-    python -m benchmarks [--runs N] [--concurrency C] [--repeat R]
+    python -m benchmarks [--runs N] [--concurrency C] [--repeat R] [--stores S]
 
-SQLite runs with `synchronous=FULL`; PostgreSQL (ACTORJOBS_TEST_POSTGRES_URL) with its own defaults. Producer and worker
-share one process and one event loop. Machines are noisy: the median of the repeats counts, and only ratios of figures
-of one run of this program mean something.
+SQLite runs with `synchronous=FULL`; PostgreSQL (ACTORJOBS_TEST_POSTGRES_URL) and MariaDB (ACTORJOBS_TEST_MARIADB_URL)
+with their own defaults. Producer and worker share one process and one event loop. Machines are noisy: the median of the
+repeats counts, and only ratios of figures of one run of this program mean something.
 """
 
 from __future__ import annotations
@@ -99,13 +99,20 @@ async def until_done(runtime: aj.Runtime, runs: int, *, dispatching: int) -> flo
         return runs / (time.perf_counter() - began)
 
 
-async def postgres_store() -> str | None:
-    """A fresh database on the test server; None without one."""
-    server = os.environ.get("ACTORJOBS_TEST_POSTGRES_URL")
+SERVERS = {
+    "postgresql": ("ACTORJOBS_TEST_POSTGRES_URL", "postgresql+asyncpg"),
+    "mariadb": ("ACTORJOBS_TEST_MARIADB_URL", "mysql+asyncmy"),
+}
+
+
+async def server_store(kind: str) -> str | None:
+    """A fresh database on the test server of that kind; None without one."""
+    variable, driver = SERVERS[kind]
+    server = os.environ.get(variable)
     if server is None:
         return None
     name = f"aj_bench_{uuid.uuid4().hex[:8]}"
-    engine = create_async_engine(make_url(server).set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT")
+    engine = create_async_engine(make_url(server).set(drivername=driver), isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         await connection.execute(text(f"CREATE DATABASE {name}"))
     await engine.dispose()
@@ -122,14 +129,17 @@ async def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="*", default=[10, 100])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--stores", nargs="*", default=["sqlite", *SERVERS], choices=["sqlite", *SERVERS])
     asked = parser.parse_args()
     results: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        stores = {"sqlite": f"sqlite:///{folder}/bench.db", "postgresql": await postgres_store()}
+        stores: dict[str, str | None] = {"sqlite": f"sqlite:///{folder}/bench.db"}
+        stores |= {kind: await server_store(kind) for kind in SERVERS if kind in asked.stores}
         for concurrency in asked.concurrency:
-            for name, store in stores.items():
+            for name in asked.stores:
+                store = stores[name]
                 if store is None:
-                    sys.stdout.write("postgresql: skipped, ACTORJOBS_TEST_POSTGRES_URL is not set\n")
+                    sys.stdout.write(f"{name}: skipped, {SERVERS[name][0]} is not set\n")
                     continue
                 repeats = [await measure(store, asked.runs, concurrency) for _ in range(asked.repeat)]
                 medians = {key: statistics.median(repeat[key] for repeat in repeats) for key in repeats[0]}

@@ -7,7 +7,7 @@ the latest by the poll.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 
@@ -78,7 +78,7 @@ class EmbeddedBroker:
             if queue in self._consumers and delay < self.poll_seconds():
                 self._consumers[queue].wake_in(delay)
 
-    def consume(self, queue: str, jobs: tuple[str, ...], owner: Callable[[], str | None]) -> EmbeddedConsumer:
+    def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> EmbeddedConsumer:
         consumer = EmbeddedConsumer(broker=self, queue=queue, jobs=jobs, owner=owner, clock=self._clock)
         self._consumers[queue] = consumer
         return consumer
@@ -133,7 +133,7 @@ class EmbeddedConsumer:
         *,
         broker: EmbeddedBroker,
         queue: str,
-        jobs: tuple[str, ...],
+        jobs: Mapping[str, int],
         owner: Callable[[], str | None],
         clock: Clock,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from actorjobs.cli import db, queues, runs
+from actorjobs.cli import db, make, queues, runs
 from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.fleet import run_fleet
 from actorjobs.cli.loading import load_app
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(db.app, name="db")
+app.add_typer(make.app, name="make")
 app.command()(dispatch)
 
 
@@ -63,6 +64,9 @@ def worker(
     health_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Serve /live and /ready; process N on this port + N - 1.")
     ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: a new worker whenever a .py or .toml file changes.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Perform runs until SIGTERM or SIGINT; a second signal leaves at once."""
@@ -70,15 +74,28 @@ def worker(
     only = parse_queues(queues or [])
     if health_port is not None and health_port + processes - 1 > HIGHEST_PORT:
         raise InvalidOption(f"--health-port {health_port} leaves no port for {processes} processes")
-    runtime = load_app(app_name)
-    if processes == 1:
-        status = run_worker(runtime, WorkerOptions(queues=only, is_burst=burst, health_port=health_port))
-        raise typer.Exit(status)
+    if processes == 1 and not reload:
+        options = WorkerOptions(queues=only, is_burst=burst, health_port=health_port)
+        raise typer.Exit(run_worker(load_app(app_name), options))
     common = ["worker", *([app_name] if app_name else []), "--log-level", log_level]
     common += [word for text in queues or [] for word in ("-Q", text)]
     common += ["--burst"] if burst else []
     ports = [[] if health_port is None else ["--health-port", str(health_port + index)] for index in range(processes)]
+    if reload:
+        raise typer.Exit(_run_reloading([*common, *ports[0]], is_alone=processes == 1 and not burst))
+    load_app(app_name)
     raise typer.Exit(run_fleet([[*common, *port] for port in ports]))
+
+
+def _run_reloading(command: list[str], *, is_alone: bool) -> int:
+    """The application is not loaded here: this process would keep what it has read, and an error would end it."""
+    if not is_alone:
+        raise InvalidOption("--reload keeps one worker for development: leave out --processes and --burst")
+    try:
+        from actorjobs.cli.reload import run_reloading
+    except ModuleNotFoundError as error:
+        raise InvalidOption(f"--reload needs {error.name}: pip install 'actorjobs[reload]'") from None
+    return run_reloading(command)
 
 
 def _log(level: str) -> None:

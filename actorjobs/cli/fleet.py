@@ -26,6 +26,26 @@ def run_fleet(commands: Sequence[Sequence[str]]) -> int:
     return asyncio.run(_Fleet(commands).run())
 
 
+async def start_child(arguments: Sequence[str]) -> asyncio.subprocess.Process:
+    """A worker process, `actorjobs` with these arguments, that drains when this process dies."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "actorjobs",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        env=os.environ | {CHILD_VARIABLE: "1"},
+        # A terminal's Ctrl-C goes to the whole group: the parent alone is to hear it and pass it on.
+        start_new_session=True,
+    )
+
+
+async def ended(child: asyncio.subprocess.Process) -> int:
+    """Wait for the end of a child; its exit status, which for one that a signal killed is 128 and the signal."""
+    status = await child.wait()
+    return status if status >= 0 else 128 - status
+
+
 class _Fleet:
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
         self._commands = commands
@@ -66,18 +86,8 @@ class _Fleet:
                 return status
 
     async def _run_child(self, index: int) -> int:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "actorjobs",
-            *self._commands[index],
-            stdin=asyncio.subprocess.PIPE,
-            env=os.environ | {CHILD_VARIABLE: "1"},
-            # A terminal's Ctrl-C goes to the whole group: the parent alone is to hear it and pass it on.
-            start_new_session=True,
-        )
+        child = await start_child(self._commands[index])
         self._children[index] = child
         if self._is_stopping:
             child.send_signal(signal.SIGTERM)
-        status = await child.wait()
-        return status if status >= 0 else 128 - status
+        return await ended(child)

@@ -13,6 +13,7 @@ from actorjobs.jobs.dispatch import ArgsDispatchable, Dispatchable, Order, order
 from actorjobs.jobs.fake import FakeContext
 from actorjobs.jobs.function import ArgsJob, PayloadJob, job
 from actorjobs.jobs.handle import RunHandle
+from actorjobs.jobs.hooks import CallNext, DispatchMiddleware, DispatchNext, Hooks, Middleware, Observer
 from actorjobs.jobs.isolation import Isolation, Process
 from actorjobs.jobs.options import (
     DEFAULT_PRIORITY,
@@ -35,17 +36,23 @@ __all__ = [
     "Actor",
     "ArgsDispatchable",
     "ArgsJob",
+    "CallNext",
     "Contract",
     "Definition",
+    "DispatchMiddleware",
+    "DispatchNext",
     "Dispatchable",
     "EnvelopeOptions",
     "FakeContext",
+    "Hooks",
     "Isolation",
     "Job",
     "JobContext",
     "JobDefaults",
     "JobLogger",
     "JobRef",
+    "Middleware",
+    "Observer",
     "Options",
     "Order",
     "PayloadJob",

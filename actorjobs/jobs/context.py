@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from actorjobs import codec
-from actorjobs.errors import AttemptCanceled, InvalidOption
+from actorjobs.errors import AttemptCanceled, ContextMissing, InvalidOption
+from actorjobs.jobs.actor import Actor
 from actorjobs.jobs.dispatch import ArgsDispatchable, Dispatchable, Order, order_for
 from actorjobs.jobs.handle import RunHandle
 from actorjobs.jobs.options import Options
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", default=None)
 AppT = TypeVar("AppT")
+ActorT = TypeVar("ActorT", bound=Actor)
 P = TypeVar("P", bound="BaseModel")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -43,6 +45,7 @@ class JobContext(Generic[C]):
     """
 
     __slots__ = (
+        "_actor",
         "_checkpoint",
         "_link",
         "_log",
@@ -75,8 +78,9 @@ class JobContext(Generic[C]):
         app: C,
         link: AttemptLink,
         checkpoint: str | None = None,
+        actor: Actor | None = None,
     ) -> None:
-        """`checkpoint` is the JSON text that an earlier attempt left."""
+        """`checkpoint` is the JSON text that an earlier attempt left; `actor` what the queue's actor keeps."""
         self.run_id = run_id
         self.job = job
         self.queue = queue
@@ -90,6 +94,7 @@ class JobContext(Generic[C]):
         self.cancel_reason: CancelReason | None = None
         self._link = link
         self._checkpoint = checkpoint
+        self._actor = actor
         self._state: dict[str, Any] | None = None
         self._log: JobLogger | None = None
 
@@ -131,6 +136,15 @@ class JobContext(Generic[C]):
         if self._state is None:
             self._state = cast("dict[str, Any]", codec.decode(self._checkpoint)) if self._checkpoint else {}
         return self._state
+
+    def actor(self, kind: type[ActorT]) -> ActorT:
+        """The application's own actor that performs this run; `ContextMissing` unless the queue has that kind."""
+        if isinstance(self._actor, kind):
+            return self._actor
+        raise ContextMissing(
+            f"queue {self.queue!r} has no actor of class {kind.__name__} here: declare it on the runtime with "
+            f"queues={{{self.queue!r}: Queue(actor={kind.__name__})}}"
+        )
 
     async def progress(self, fraction: float, message: str | None = None) -> None:
         """Say how far the work has come, from 0 to 1, and at what it is."""

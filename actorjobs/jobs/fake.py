@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypedDict, TypeVar
 
 from actorjobs import codec
+from actorjobs.jobs.actor import Actor
 from actorjobs.jobs.context import C, JobContext
 from actorjobs.jobs.dispatch import Order
 from actorjobs.jobs.handle import RunHandle
@@ -29,6 +30,7 @@ class FakeFields(TypedDict, total=False):
     deadline: datetime | None
     state: dict[str, Any]
     cancel_reason: CancelReason | None
+    actor: Actor | None
 
 
 class FakeContext(JobContext[C]):
@@ -53,6 +55,7 @@ class FakeContext(JobContext[C]):
             deadline=fields.get("deadline"),
             app=app,
             link=self,
+            actor=fields.get("actor"),
             checkpoint=codec.encode(state, what="state", limit=codec.LIMITS.checkpoint) if state else None,
         )
         self.cancel_reason = fields.get("cancel_reason")

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import orjson
 
+from actorjobs.codec import decode, encode
 from actorjobs.errors import InvalidOption
 from actorjobs.model import Envelope
 from actorjobs.retry import Duration, check_number, shown
@@ -81,7 +82,8 @@ class Unique:
     def digest(self, payload: Any, constructor_args: Mapping[str, Any]) -> str:
         """What two twins have in common: a letter for the kind, then 40 hex digits. The store adds to that of a kind
         with a period the period's number, by its own clock."""
-        content = orjson.dumps(self._identity(payload, constructor_args), option=orjson.OPT_SORT_KEYS)
+        identity = decode(encode(self._identity(payload, constructor_args)))
+        content = orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)
         return self._kind + sha256(content).hexdigest()[:40]
 
     @property

@@ -14,20 +14,25 @@ from typing import Any
 from actorjobs.actors import Life, TaskService
 from actorjobs.brokers.embedded import EmbeddedBroker
 from actorjobs.clock import Clock, VirtualClock
+from actorjobs.codec import decode_error
 from actorjobs.config import EMBEDDED, Settings
 from actorjobs.errors import ActorJobsError, InvalidOption
-from actorjobs.jobs import Queue
+from actorjobs.jobs import Actor, Queue
 from actorjobs.jobs.current import context_in
+from actorjobs.jobs.hooks import Hooks
 from actorjobs.lifecycle import WAITING
-from actorjobs.model import CancelReason, Envelope, RunState
-from actorjobs.ports import Accepted, Broker, Dispatcher, Hint, Settlement, Store, Transaction
+from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState
+from actorjobs.policy import Guard
+from actorjobs.ports import Accepted, Broker, Claim, Dispatcher, Hint, Settlement, Store, Transaction
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.worker.isolation import Crew, plan_for
 from actorjobs.worker.lease import Lease
+from actorjobs.worker.observing import Observers
 from actorjobs.worker.performer import Performer
+from actorjobs.worker.pool import MakeOwn
 from actorjobs.worker.recorder import Recorder
 from actorjobs.worker.waiter import Waiter
 from actorjobs.worker.worker import PoolPlan, Worker
@@ -74,7 +79,9 @@ class App(TaskService):
 class Opened:
     """Store, recorder, waiter and, unless it is only a client, the worker."""
 
-    def __init__(self, *, settings: Settings, registry: Registry, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, *, settings: Settings, registry: Registry, clock: Clock, random: Random, guard: Guard, hooks: Hooks
+    ) -> None:
         if settings.broker_url != EMBEDDED:
             raise InvalidOption("this version delivers through the store itself: broker_url is 'embedded'")
         self.settings = settings
@@ -82,6 +89,8 @@ class Opened:
         self._registry = registry
         self._clock = clock
         self._random = random
+        self._guard = guard
+        self._hooks = hooks
         self._app: App | None = None
         self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
@@ -98,18 +107,23 @@ class Opened:
         except BaseException:
             await self.store.close()
             raise
+        self.observers = Observers(self._hooks.observers, store=self.store)
         self.waiter = Waiter(store=self.store, clock=self._clock)
         self.recorder = Recorder(store=self.store, clock=self._clock, on_settled=self._settled)
         self.broker: Broker = EmbeddedBroker(
             store=self.store, take=self.recorder.take, clock=self._clock, random=self._random
         )
         await self.recorder.start()
-        self.queues = Queues(store=self.store, declared=lambda: self._registry.queues)
+        self.queues = Queues(
+            store=self.store, declared=lambda: self._registry.queues, guard=self._guard, observe=self._observe
+        )
         self.runs = Runs(
             store=self.store,
             waiter=self.waiter,
             clock=self._clock,
             registry=self._registry,
+            guard=self._guard,
+            observe=self._observe,
             accept=self.accept,
             publish=self.broker.publish,
             cancel_here=self._cancel_here,
@@ -146,10 +160,12 @@ class Opened:
             clock=self._clock,
             random=self._random,
             app=lambda: self.app,
+            middleware=self._hooks.middleware,
+            on_started=self._started,
             crew=self._crew,
         )
         lease = Lease(clock=self._clock)
-        names = self._registry.names
+        versions = self._registry.versions
         self.worker = Worker(
             store=self.store,
             open_store=self._open_beating_store,
@@ -157,12 +173,12 @@ class Opened:
             lease=lease,
             performer=self.performer,
             plans=[
-                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=names)
+                PoolPlan(queue=name, concurrency=queue.concurrency, jobs=versions, make=self._maker(queue.actor))
                 for name, queue in sorted(queues.items())
             ],
             keep=_keep(self.settings),
             on_settled=self._settled,
-            note=self.waiter.note,
+            note=self._noted,
             clock=self._clock,
             random=self._random,
             exits_when_stuck=exits_when_stuck,
@@ -171,6 +187,18 @@ class Opened:
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):
             self._unsettle = self._clock.settles_by(self._come_to_rest)
+
+    def _maker(self, kind: type[Actor] | None) -> MakeOwn:
+        """Makes the application's own actors of a queue."""
+
+        def make() -> Actor | None:
+            if kind is None:
+                return None
+            own = kind()
+            own.app = self.app
+            return own
+
+        return make
 
     async def close(self) -> None:
         """Let running work end, hand back what does not, and disconnect. `PoolsFailing` when a queue was held."""
@@ -186,6 +214,7 @@ class Opened:
                 await self._crew.close()
             await self.recorder.stop()
             await self.waiter.close()
+            await self.observers.close()
             if self._app is not None:
                 await self._app.stop()
             await self.store.close()
@@ -200,17 +229,20 @@ class Opened:
             [accepted] = await self.store.insert_all([envelope], tx)
             return accepted
         accepted = await self.recorder.insert(envelope)
-        self._announce([envelope])
+        self._announce([envelope], [accepted])
         return accepted
 
     async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
         """All of them or none, in one transaction."""
         accepted = list(await self.store.insert_all(envelopes, tx))
         if tx is None:
-            self._announce(envelopes)
+            self._announce(envelopes, accepted)
         return accepted
 
-    def _announce(self, envelopes: list[Envelope]) -> None:
+    def _announce(self, envelopes: list[Envelope], accepted: list[Accepted]) -> None:
+        if self.observers:
+            for envelope, answer in zip(envelopes, accepted, strict=True):
+                self._accepted(envelope, answer)
         self.broker.publish([_hint(envelope) for envelope in envelopes])
         if not self._clock.is_virtual:
             self.store.announce()
@@ -219,10 +251,45 @@ class Opened:
         if self.performer is not None:
             self.performer.cancel(run_id, CancelReason.CANCELED)
 
+    # what observers are told
+
+    def _observe(self, event: str, run: Run | None = None, **facts: Any) -> None:
+        """Tell observers of something; with a run, of something that has happened to it."""
+        if run is not None:
+            names = ("job", "queue", "tenant", "state", "attempt")
+            facts = {"run_id": run.id, **{name: getattr(run, name) for name in names}, **facts}
+        self.observers.tell(lambda: Observation(event=event, at=self._clock.now(), **facts))
+
+    def _accepted(self, envelope: Envelope, accepted: Accepted) -> None:
+        self._observe(
+            "existing" if accepted.existing else "accepted",
+            run_id=accepted.run_id,
+            job=envelope.job,
+            queue=envelope.queue,
+            tenant=envelope.tenant,
+        )
+
+    def _started(self, claim: Claim) -> None:
+        self._observe("started", state=RunState.RUNNING, **_facts(claim))
+
+    def _noted(self, run_id: str, state: RunState) -> None:
+        self.waiter.note(run_id, state)
+        self._observe(state.value, run_id=run_id, state=state)
+
     def _settled(self, settlement: Settlement, state: RunState | None) -> None:
         self.waiter.note(settlement.fence.run_id, state)
+        if self.observers:
+            self._observe_end(settlement, state)
         if state in WAITING:
             self.broker.publish([replace(settlement.hint, delay=settlement.decision.delay)])
+
+    def _observe_end(self, settlement: Settlement, state: RunState | None) -> None:
+        run_id, error = settlement.fence.run_id, settlement.error
+        at_work = None if self.performer is None else self.performer.performing.get(run_id)
+        facts: dict[str, Any] = {"run_id": run_id} if at_work is None else _facts(at_work.claim)
+        facts |= {"state": state, "seconds": settlement.taken}
+        facts["error"] = None if error is None else decode_error(error).name
+        self._observe("stale" if state is None else settlement.outcome.value, **facts)
 
     def _blame(self, variables: Context | None, task_name: str | None) -> tuple[str, str] | None:
         """The run that these context variables belong to, or the task of that name; asked from another thread."""
@@ -266,6 +333,12 @@ class Opened:
 
 def _hint(envelope: Envelope) -> Hint:
     return Hint(run_id=envelope.id, seq=1, job=envelope.job, queue=envelope.queue, delay=envelope.delay or 0.0)
+
+
+def _facts(claim: Claim) -> dict[str, Any]:
+    """Which attempt a claim is for."""
+    names = ("run_id", "job", "queue", "tenant", "attempt")
+    return {name: getattr(claim, name) for name in names}
 
 
 def _keep(settings: Settings) -> dict[RunState, float | None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from actorjobs.errors import UnknownQueue
 from actorjobs.jobs import check_concurrency, check_queue_name
+from actorjobs.policy import Guard
 from actorjobs.ports import QueueInfo, Store
 from actorjobs.runtime.registry import nearest
 
@@ -13,13 +14,19 @@ from actorjobs.runtime.registry import nearest
 class Queues:
     """The queues of this runtime's namespace, wherever they are served."""
 
-    def __init__(self, *, store: Store, declared: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, *, store: Store, declared: Callable[[], Iterable[str]], guard: Guard, observe: Callable[..., None]
+    ) -> None:
         self._store = store
         self._declared = declared
+        self._guard = guard
+        self._observe = observe
 
     async def _check(self, name: str) -> None:
-        """`UnknownQueue` for a name that nobody declared: a slip of the pen must not look like a paused queue."""
+        """`UnknownQueue` for a name that nobody declared: a slip of the pen must not look like a paused queue.
+        `PolicyDenied` unless that may be done here."""
         check_queue_name(name)
+        await self._guard.queue(name)
         if name in self._declared():
             return
         known = [queue.name for queue in await self._store.queues()]
@@ -33,14 +40,21 @@ class Queues:
     async def pause(self, name: str, *, reason: str | None = None) -> QueueInfo:
         """Start nothing more of this queue; what runs goes on."""
         await self._check(name)
-        return await self._store.set_queue(name, is_paused=True, reason=reason)
+        queue = await self._store.set_queue(name, is_paused=True, reason=reason)
+        self._observe("queue_paused", queue=name, detail={} if reason is None else {"reason": reason})
+        return queue
 
     async def resume(self, name: str) -> QueueInfo:
+        """Go on with this queue."""
         await self._check(name)
-        return await self._store.set_queue(name, is_paused=False)
+        queue = await self._store.set_queue(name, is_paused=False)
+        self._observe("queue_resumed", queue=name)
+        return queue
 
     async def scale(self, name: str, concurrency: int) -> QueueInfo:
         """Let every process perform so many runs of this queue at once."""
         await self._check(name)
         check_concurrency(concurrency)
-        return await self._store.set_queue(name, concurrency=concurrency)
+        queue = await self._store.set_queue(name, concurrency=concurrency)
+        self._observe("queue_scaled", queue=name, detail={"concurrency": concurrency})
+        return queue

@@ -56,6 +56,11 @@ class Registry:
         return tuple(sorted(self._by_name))
 
     @property
+    def versions(self) -> dict[str, int]:
+        """The newest version of each job's payloads that this code understands, by name and alias."""
+        return {name: definition.version for name, definition in self._by_name.items()}
+
+    @property
     def definitions(self) -> tuple[Definition, ...]:
         """Every job, once."""
         return tuple({id(known): known for known in self._by_name.values()}.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from actorjobs.errors import InvalidOption, ResultTimeout
 from actorjobs.jobs import RunHandle
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, new_traceparent
+from actorjobs.policy import Action, Guard
 from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
 from actorjobs.worker.waiter import Waiter
@@ -35,6 +37,8 @@ class Runs:
         waiter: Waiter,
         clock: Clock,
         registry: Registry,
+        guard: Guard,
+        observe: Callable[..., None],
         accept: Callable[[Envelope], Awaitable[Accepted]],
         publish: Callable[[Sequence[Hint]], None],
         cancel_here: Callable[[str], None],
@@ -43,13 +47,26 @@ class Runs:
         self._waiter = waiter
         self._clock = clock
         self._registry = registry
+        self._guard = guard
+        self._observe = observe
         self._accept = accept
         self._publish = publish
         self._cancel_here = cancel_here
 
     async def get(self, run_id: str) -> Run:
         """The run as it stands."""
-        return await self._store.get(run_id)
+        return await self._readable(run_id)
+
+    async def _readable(self, run_id: str) -> Run:
+        """The run; `PolicyDenied` unless it may be read."""
+        run = await self._store.get(run_id)
+        await self._guard.run("read", run)
+        return run
+
+    async def _allowed(self, action: Action, run_id: str) -> None:
+        """`PolicyDenied` unless this may be done with the run."""
+        if self._guard.is_on:
+            await self._guard.run(action, await self._store.get(run_id))
 
     async def list(
         self,
@@ -70,7 +87,11 @@ class Runs:
         where = run_filter(
             state=state, job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until, search=search
         )
-        return await self._store.list(where, limit=limit, cursor=cursor)
+        await self._guard.runs(tenant=tenant, job=job, queue=queue)
+        page = await self._store.list(where, limit=limit, cursor=cursor)
+        if not self._guard.is_on:
+            return page
+        return replace(page, runs=[run for run in page if await self._guard.may_read(run)])
 
     async def count_by_state(
         self,
@@ -83,24 +104,32 @@ class Runs:
         until: datetime | None = None,
     ) -> Mapping[RunState, int]:
         """How many runs are in each of the eight states."""
+        await self._guard.runs(tenant=tenant, job=job, queue=queue)
         return await self._store.count_by_state(
             run_filter(job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until)
         )
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Every attempt, in order; the last one has outcome `running` while the run runs."""
+        await self._allowed("read", run_id)
         return await self._store.attempts(run_id)
 
     async def history(self, run_id: str) -> Sequence[HistoryEntry]:
         """Everything that happened to the run, in order."""
+        await self._allowed("read", run_id)
         return await self._store.history(run_id)
 
     async def cancel(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
         """End a waiting run at once; ask a running one to end. A run that is over stays as it is."""
+        before = await self._store.get(run_id)
+        await self._guard.run("cancel", before)
         run = await self._store.cancel(run_id, reason, by)
         self._waiter.note(run.id, run.state)
         if run.state is RunState.RUNNING:
             self._cancel_here(run.id)
+        if (before.state, before.cancel_requested_at) != (run.state, run.cancel_requested_at):
+            is_asked = run.state is RunState.RUNNING
+            self._observe("cancel_requested" if is_asked else "canceled", run, detail=_who(reason, by))
         return run
 
     async def replay(
@@ -124,20 +153,24 @@ class Runs:
         payload: Any = None,
     ) -> str:
         """The same; the id of the new run."""
+        await self._allowed("replay", run_id)
         again = await self._store.envelope(run_id)
         changes: dict[str, Any] = {"traceparent": new_traceparent(again.traceparent)}
         if delay is not None:
             changes["delay"] = seconds(delay, "delay")
         if payload is not None:
-            changes["payload"] = self._registry.definition(again.job).encode_payload(payload)
+            definition = self._registry.definition(again.job)
+            changes |= {"payload": definition.encode_payload(payload), "version": definition.version}
         if reason is not None:
             changes["meta"] = again.meta | {"replay_reason": reason}
         return (await self._accept(again.model_copy(update=changes))).run_id
 
     async def retry(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
         """Reopen a dead-lettered, canceled or expired run for one more attempt; `RunStateConflict` otherwise."""
+        await self._allowed("retry", run_id)
         run = await self._store.reopen(run_id, reason, by)
         self._wake(run)
+        self._observe("reopened", run, detail=_who(reason, by))
         return run
 
     async def reschedule(self, run_id: str, run_at: datetime, *, by: str | None = None) -> Run:
@@ -145,17 +178,21 @@ class Runs:
         due = _moment("run_at", run_at)
         if due is None:
             raise InvalidOption("reschedule needs a moment: datetime.now(UTC) + timedelta(hours=1)")
+        await self._allowed("reschedule", run_id)
         run = await self._store.reschedule(run_id, due, by)
         self._wake(run)
+        self._observe("rescheduled", run, detail=_who(None, by))
         return run
 
     async def delete(self, run_id: str) -> None:
         """Forget the run and its attempts; `RunStateConflict` while it runs."""
+        await self._allowed("delete", run_id)
         await self._store.delete(run_id)
+        self._observe("deleted", run_id=run_id, job="")
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run:
         """The run once it is over; `ResultTimeout` after `timeout` seconds."""
-        run = await self._store.get(run_id)
+        run = await self._readable(run_id)
         if run.state in TERMINAL:
             return run
         if not await self._waiter.until_over(run_id, timeout):
@@ -164,6 +201,7 @@ class Runs:
 
     async def events(self, run_id: str) -> AsyncIterator[HistoryEntry]:
         """What happens to the run, from its acceptance on, as it happens; ends with the run."""
+        await self._allowed("read", run_id)
         seen: set[tuple[str, int, datetime | None]] = set()
         progress: Mapping[str, Any] | None = None
         while True:
@@ -190,6 +228,10 @@ class Runs:
 
     def _wake(self, run: Run) -> None:
         self._publish([Hint(run_id=run.id, seq=0, job=run.job, queue=run.queue)])
+
+
+def _who(reason: str | None, by: str | None) -> dict[str, str]:
+    return {name: words for name, words in (("reason", reason), ("by", by)) if words is not None}
 
 
 def _check_limit(limit: object) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -19,8 +20,10 @@ from actorjobs.config import Settings, load_settings
 from actorjobs.errors import ActorJobsError, InvalidOption, NoRuntime
 from actorjobs.jobs import ArgsDispatchable, Dispatchable, Job, JobDefaults, Queue, RunHandle, order_for
 from actorjobs.jobs.dispatch import build_envelope
+from actorjobs.jobs.hooks import DispatchMiddleware, Hooks, Middleware, Observer
 from actorjobs.jobs.options import EnvelopeOptions, Options, check_options
 from actorjobs.model import Envelope
+from actorjobs.policy import Guard, Policy
 from actorjobs.ports import (
     Accepted,
     Broker,
@@ -29,6 +32,7 @@ from actorjobs.ports import (
     dispatching_through,
     open_dispatcher,
 )
+from actorjobs.runtime.around import Together, around
 from actorjobs.runtime.checking import check_made_by_hand
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.queues import Queues
@@ -61,18 +65,28 @@ class Runtime:
         queues: Mapping[str, int | Queue] | None = None,
         context: AppFactory | None = None,
         defaults: JobDefaults | None = None,
+        policy: Policy | None = None,
+        middleware: Sequence[Middleware] = (),
+        dispatch_middleware: Sequence[DispatchMiddleware] = (),
+        observers: Sequence[Observer] = (),
         grace: float | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
     ) -> None:
         """`jobs` are definitions, modules, or names of modules and packages; `queues` maps a name to how many runs a
         process performs at once. `context` makes the application's own async context manager, entered once per
-        process: `ctx.app`. `grace` is seconds. What is left out comes from `ACTORJOBS_*` variables or the defaults.
+        process: `ctx.app`. `policy` says who may do what; `middleware` goes around every attempt and
+        `dispatch_middleware` around every dispatch, the first outermost; `observers` are told of whatever happens here.
+        `grace` is seconds. What is left out comes from `ACTORJOBS_*` variables or the defaults.
         """
         self._given = {"broker_url": broker, "store_url": store, "namespace": namespace, "grace": grace}
         self._registry = Registry(queues or {}, defaults)
         self._registry.add(jobs)
         self._defaults = defaults
+        self._guard = Guard(policy)
+        self._hooks = Hooks(
+            middleware=tuple(middleware), dispatch_middleware=tuple(dispatch_middleware), observers=tuple(observers)
+        )
         self._context = context
         self._clock = clock or SystemClock()
         self._random = random or Random()
@@ -143,7 +157,14 @@ class Runtime:
         if self._opened is not None or self._closing is not None:
             raise InvalidOption("this runtime is open already: make a second Runtime for a second opening")
         refuse_in_child(pools=False)
-        opened = Opened(settings=self.settings, registry=self._registry, clock=self._clock, random=self._random)
+        opened = Opened(
+            settings=self.settings,
+            registry=self._registry,
+            clock=self._clock,
+            random=self._random,
+            guard=self._guard,
+            hooks=self._hooks,
+        )
         self._opened = opened
         try:
             await opened.open()
@@ -216,7 +237,7 @@ class Runtime:
         opened = self._open_one
         if opened.worker is None:
             return {}
-        wrong = {f"queue {queue}": why for queue, why in opened.worker.failing.items()}
+        wrong = {f"queue {queue}": why for queue, why in opened.worker.holds.items()}
         if opened.worker.lease.claiming_owner is None:
             wrong["lease"] = f"not renewed for {opened.worker.lease.age:.0f} s: the store does not answer"
         return wrong
@@ -269,18 +290,28 @@ class Runtime:
         self, envelopes: Sequence[Envelope], *, tx: Transaction | None = None
     ) -> list[RunHandle[Any]]:
         """Accept all envelopes or none, in one transaction. The error of a bad one says which it was."""
+        given = list(envelopes)
+        opened = self._open_one
+        accept_all = partial(self._accept_all, tx=tx)
+        if self._hooks.dispatch_middleware and given:
+            accepted = await Together(self._hooks.dispatch_middleware).accept(given, accept_all)
+        else:
+            accepted = await accept_all(given)
+        return [
+            opened.runs.handle(answer.run_id, envelope.job, existing=answer.existing)
+            for answer, envelope in zip(accepted, given, strict=True)
+        ]
+
+    async def _accept_all(self, envelopes: list[Envelope], *, tx: Transaction | None) -> list[Accepted]:
         ready: list[Envelope] = []
         for index, envelope in enumerate(envelopes):
             try:
-                ready.append(self._prepared(self._checked(envelope)))
+                prepared = self._prepared(self._checked(envelope))
+                await self._guard.enqueue(prepared)
+                ready.append(prepared)
             except ActorJobsError as error:
                 raise type(error)(f"envelope {index}: {error}") from None
-        opened = self._open_one
-        accepted = await opened.accept_all(ready, tx) if ready else []
-        return [
-            opened.runs.handle(answer.run_id, envelope.job, existing=answer.existing)
-            for answer, envelope in zip(accepted, ready, strict=True)
-        ]
+        return await self._open_one.accept_all(ready, tx) if ready else []
 
     def envelope(self, job: str, payload: Any, **options: Unpack[EnvelopeOptions]) -> Envelope:
         """The run asked for by a registered job's name, from a payload as JSON has it; validated and not sent."""
@@ -289,14 +320,22 @@ class Runtime:
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """Accept one envelope; what every dispatch comes down to."""
-        return await self._open_one.accept(self._prepared(envelope), tx)
+        opened = self._open_one
+
+        async def accept(envelope: Envelope) -> Accepted:
+            prepared = self._prepared(envelope)
+            await self._guard.enqueue(prepared)
+            return await opened.accept(prepared, tx)
+
+        return await around(accept, self._hooks.dispatch_middleware)(envelope)
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """The same from a thread that is not the loop's; in the caller's own thread with a synchronous `tx`."""
-        opened, ready = self._open_one, self._prepared(envelope)
-        if tx is not None:
-            return opened.store.insert_in([ready], tx)[0]
-        return self.run_sync(lambda: opened.accept(ready))
+        if tx is None:
+            return self.run_sync(lambda: self.accept(envelope))
+        if self._guard.is_on or self._hooks.dispatch_middleware:
+            raise InvalidOption("a policy and dispatch middleware run on the loop: use `await dispatch(..., tx=...)`")
+        return self._open_one.store.insert_in([self._prepared(envelope)], tx)[0]
 
     def run_sync(self, make: Callable[[], Awaitable[T]]) -> T:
         """Await `make()` on the runtime's loop from another thread, as in `run_sync(lambda: runtime.runs.get(id))`."""
@@ -316,7 +355,13 @@ class Runtime:
         performed in this process too.
         """
         app = self._opened.app if self._opened is not None else None
-        return await perform_here(self._registry.definition(envelope.job), envelope, dispatcher=self, app=app)
+        return await perform_here(
+            self._registry.definition(envelope.job),
+            envelope,
+            dispatcher=self,
+            app=app,
+            middleware=self._hooks.middleware,
+        )
 
     def _checked(self, envelope: Envelope) -> Envelope:
         job = getattr(envelope, "job", None)

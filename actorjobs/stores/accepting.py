@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import ColumnElement, Connection, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from actorjobs.errors import ActorJobsError, IdempotencyConflict, InvalidOption, StoreUnavailable
-from actorjobs.model import Envelope
+from actorjobs.errors import DuplicateRun, IdempotencyConflict, InvalidOption, StoreUnavailable
+from actorjobs.jobs.unique import Unique
+from actorjobs.lifecycle import WAITING, advance
+from actorjobs.model import Envelope, RunState, Transition
 from actorjobs.ports import Accepted
 from actorjobs.ports import Transaction as CallerTransaction
 from actorjobs.stores.core import StoreCore
 from actorjobs.stores.database import LockHeld
-from actorjobs.stores.rows import fingerprint, row_or_refusal
+from actorjobs.stores.rows import New, Row, fingerprint, new_content, row_or_refusal, uniqueness
 from actorjobs.stores.schema import runs
 
 T = TypeVar("T")
@@ -25,6 +28,9 @@ KEY_WAIT_SECONDS = 5.0
 """How long a group of keyed dispatches waits for somebody else's open transaction that holds one of their keys."""
 
 KEY_WAIT_ALONE_SECONDS = 0.1
+
+CONFLICT_TRIES = 10
+"""How often a dispatch is tried whose obstacle is gone by the time it is looked at."""
 
 
 class Accepting(StoreCore):
@@ -46,7 +52,7 @@ class Accepting(StoreCore):
             return await self._database.write(work)
         except LockHeld:
             return StoreUnavailable(
-                f"somebody's open transaction holds the idempotency key of run {envelope.id}: dispatch again later"
+                f"somebody's open transaction holds the key or the place of run {envelope.id}: dispatch again later"
             )
 
     async def insert_all(
@@ -60,16 +66,8 @@ class Accepting(StoreCore):
         """The same as a part of the caller's transaction, whose own waiting for locks is not ours to limit."""
         if not connection.in_transaction():
             connection.begin()  # as its first statement would have done: ours go past the toolkit on SQLite
-        if self._is_sqlite:
+        with self._dialect.as_guest(connection):
             return self._insert_all(connection, envelopes)
-        before = str(connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one())
-        try:
-            accepted = self._insert_all(connection, envelopes)
-        except ActorJobsError:
-            _set_lock_timeout(connection, before)
-            raise
-        _set_lock_timeout(connection, before)
-        return accepted
 
     def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
         answers = self._insert(connection, envelopes)
@@ -104,42 +102,61 @@ class Accepting(StoreCore):
 
     def _check_backend(self, connection: Connection | AsyncConnection) -> None:
         backend = connection.engine.url.get_backend_name()
-        if backend != self._database.url.get_backend_name():
+        if backend not in self._dialect.backends:
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
     def _insert(
         self, connection: Connection, envelopes: Sequence[Envelope], *, key_wait_seconds: float | None = None
     ) -> list[Accepted | Exception]:
         rows = [row_or_refusal(envelope) for envelope in envelopes]
-        new = [(one, row) for one, row in zip(envelopes, rows, strict=True) if not isinstance(row, Exception)]
-        if any(envelope.idempotency_key is not None for envelope, _ in new) and not self._is_sqlite:
-            _set_lock_timeout(connection, f"{1000 * (key_wait_seconds or KEY_WAIT_SECONDS):.0f}ms")
-        went_in = iter(self._hot.insert(connection, self._namespace, new) if new else ())
-        return [
-            row if isinstance(row, Exception) else self._answer(connection, envelope, is_new=next(went_in))
-            for envelope, row in zip(envelopes, rows, strict=True)
-        ]
+        new = {i: (envelopes[i], row) for i, row in enumerate(rows) if not isinstance(row, Exception)}
+        is_exclusive = any(one.idempotency_key is not None or one.unique is not None for one, _ in new.values())
+        patience = self._dialect.waiting_at_most(connection, key_wait_seconds or KEY_WAIT_SECONDS)
+        with patience if is_exclusive else nullcontext():
+            answers = self._answers(connection, new)
+        gone = StoreUnavailable("what stood in the way of this dispatch is gone, time and again: dispatch again")
+        return [row if isinstance(row, Exception) else answers.get(i, gone) for i, row in enumerate(rows)]
 
-    def _answer(self, connection: Connection, envelope: Envelope, *, is_new: bool) -> Accepted | Exception:
-        return Accepted(run_id=envelope.id, existing=False) if is_new else self._winner(connection, envelope)
+    def _answers(self, connection: Connection, new: Mapping[int, New]) -> dict[int, Accepted | Exception]:
+        answers: dict[int, Accepted | Exception] = {}
+        for _ in range(CONFLICT_TRIES):
+            asked = [index for index in new if index not in answers]
+            if not asked:
+                break
+            went_in = self._hot.insert(connection, self._namespace, [new[index] for index in asked])
+            for index, is_new in zip(asked, went_in, strict=True):
+                answer = self._answer(connection, new[index][0], is_new=is_new)
+                if answer is not None:
+                    answers[index] = answer
+        return answers
 
-    def _winner(self, connection: Connection, envelope: Envelope) -> Accepted | Exception:
-        """The run that stands in the way of `envelope`: itself dispatched before, or the holder of its key."""
-        by_id = connection.execute(select(runs.c.namespace).where(runs.c.id == envelope.id)).scalar()
-        if by_id is not None:
-            if by_id != self._namespace:
-                return InvalidOption(f"run id {envelope.id} is taken in another namespace")
-            return Accepted(run_id=envelope.id, existing=True)
-        holder = connection.execute(
-            select(runs.c.id, runs.c.fingerprint).where(
-                runs.c.namespace == self._namespace,
-                runs.c.tenant == (envelope.tenant or ""),
-                runs.c.job == envelope.job,
-                runs.c.idempotency_key == envelope.idempotency_key,
-            )
-        ).first()
+    def _answer(self, connection: Connection, envelope: Envelope, *, is_new: bool) -> Accepted | Exception | None:
+        """What became of an envelope; None when what kept it out is gone by now."""
+        if is_new:
+            return Accepted(run_id=envelope.id, existing=False)
+        return (
+            self._same(connection, envelope)
+            or (self._key_holder(connection, envelope) if envelope.idempotency_key is not None else None)
+            or (self._twin(connection, envelope) if envelope.unique is not None else None)
+        )
+
+    def _same(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
+        """The very run, dispatched before."""
+        of_id = select(runs.c.namespace).where(runs.c.id == envelope.id)
+        namespace = connection.execute(self._dialect.of_now(of_id)).scalar()
+        if namespace is None:
+            return None
+        if namespace != self._namespace:
+            return InvalidOption(f"run id {envelope.id} is taken in another namespace")
+        return Accepted(run_id=envelope.id, existing=True)
+
+    def _key_holder(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
+        """The run that holds the envelope's idempotency key."""
+        is_holder = runs.c.idempotency_key == envelope.idempotency_key
+        of_key = select(runs.c.id, runs.c.fingerprint).where(*self._kin(envelope), is_holder)
+        holder = connection.execute(self._dialect.of_now(of_key)).first()
         if holder is None:
-            return StoreUnavailable("the run that held this idempotency key was deleted just now: dispatch again")
+            return None
         if holder.fingerprint != fingerprint(envelope):
             return IdempotencyConflict(
                 f"the idempotency key was used for {envelope.job} with another payload, by run {holder.id}: "
@@ -147,6 +164,43 @@ class Accepting(StoreCore):
                 run_id=holder.id,
             )
         return Accepted(run_id=holder.id, existing=True)
+
+    def _twin(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
+        """The run that takes the envelope's place, after what the envelope wants done about it."""
+        unique = uniqueness(envelope)
+        assert unique is not None
+        digest, period = unique
+        column = runs.c.unique_digest
+        is_twin = column == digest if period is None else column.startswith(f"{digest}.")
+        on_conflict = Unique.from_json(envelope.unique).on_conflict
+        query = select(runs).where(*self._kin(envelope), is_twin).order_by(runs.c.id.desc()).limit(1)
+        query = query.with_for_update() if on_conflict == "replace" else self._dialect.of_now(query)
+        twin = connection.execute(query).mappings().first()
+        if twin is None:
+            return None
+        if on_conflict == "raise":
+            return DuplicateRun(
+                f"run {twin['id']} of {envelope.job} is {twin['state']} and unique: wait for it, or cancel it",
+                run_id=twin["id"],
+            )
+        if on_conflict == "replace" and twin["state"] in WAITING:
+            self._replace(connection, twin, envelope)
+        return Accepted(run_id=twin["id"], existing=True)
+
+    def _replace(self, connection: Connection, twin: Row, envelope: Envelope) -> None:
+        """Give a run that waits the payload, options and due time of the envelope."""
+        now = self._now(connection)
+        state = advance(RunState(twin["state"]), Transition.RESCHEDULE)
+        self._change(connection, twin, state=state.value, seq=twin["seq"] + 1, **new_content(envelope, now))
+        self._note(connection, [twin], "replaced", state, now)
+
+    def _kin(self, envelope: Envelope) -> tuple[ColumnElement[bool], ...]:
+        """Runs of the same job for the same tenant."""
+        return (
+            runs.c.namespace == self._namespace,
+            runs.c.tenant == (envelope.tenant or ""),
+            runs.c.job == envelope.job,
+        )
 
 
 async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnection:
@@ -159,7 +213,3 @@ async def _caller_connection(tx: CallerTransaction) -> Connection | AsyncConnect
             return tx
         case _:
             raise InvalidOption("tx= takes a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection")
-
-
-def _set_lock_timeout(connection: Connection, timeout: str) -> None:
-    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})

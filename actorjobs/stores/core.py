@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from actorjobs.clock import Clock
 from actorjobs.codec import LIMITS, clip, encode
@@ -14,7 +14,7 @@ from actorjobs.errors import RunNotFound
 from actorjobs.model import RunState
 from actorjobs.ports import Fence
 from actorjobs.stores.database import Database, masked
-from actorjobs.stores.hot import Hot, PostgresHot, SqliteHot
+from actorjobs.stores.dialects import dialect_of
 from actorjobs.stores.rows import Row, is_run_id
 from actorjobs.stores.schema import attempts, events, runs
 
@@ -26,18 +26,15 @@ class StoreCore:
         self._database = database
         self._namespace = namespace
         self._clock = clock
-        self._is_sqlite = database.url.get_backend_name() == "sqlite"
-        self._hot: Hot = SqliteHot(clock) if self._is_sqlite else PostgresHot(clock)
+        self._dialect = dialect_of(database.url)
+        self._hot = self._dialect.statements(clock)
 
     @property
     def url(self) -> str:
         return masked(self._database.url)
 
     def _now(self, connection: Connection) -> datetime:
-        if self._is_sqlite or self._clock.is_virtual:
-            return self._clock.now()
-        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        return now
+        return self._clock.now() if self._clock.is_virtual else self._dialect.now(connection, self._clock)
 
     def _row(self, connection: Connection, run_id: str, *, lock: bool = False) -> Row:
         query = select(runs).where(runs.c.namespace == self._namespace, runs.c.id == str(run_id))

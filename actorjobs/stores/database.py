@@ -1,7 +1,7 @@
 """A database as the store needs it: transactions as functions, run where they do not block the loop.
 
 Every verb of the store is a plain function over a synchronous SQLAlchemy `Connection`, so that it is written once:
-PostgreSQL runs it on an asyncpg connection, SQLite in the one thread that owns the file's writing connection.
+a server's database runs it on a pooled connection, SQLite in the one thread that owns the file's writing connection.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actorjobs.clock import Clock
 from actorjobs.errors import InvalidOption, StoreUnavailable
+from actorjobs.stores.schema import MYSQL
 
 T = TypeVar("T")
 
-LANES = ("sqlite", "postgresql")
+LANES = ("sqlite", "postgresql", *MYSQL)
 
 
 class LockHeld(StoreUnavailable):
@@ -56,7 +57,8 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url.strip())
     except (ArgumentError, ValueError):
         raise InvalidOption(
-            "the store's address is not a URL: write sqlite:///file.db or postgresql://user:password@host/database"
+            "the store's address is not a URL: write sqlite:///file.db, "
+            "postgresql://user:password@host/database or mysql://user:password@host/database"
         ) from None
     if url.partition("?")[0].count("@") > 1:
         # Split in the wrong place, a part of the password would be taken for the host, and shown.
@@ -65,7 +67,7 @@ def parse_url(url: str) -> URL:
     if parsed.get_backend_name() == "postgres":
         parsed = parsed.set(drivername="postgresql")
     if parsed.get_backend_name() not in LANES:
-        raise InvalidOption(f"no store speaks {parsed.get_backend_name()!r}: use sqlite:/// or postgresql://")
+        raise InvalidOption(f"no store speaks {parsed.get_backend_name()!r}: use sqlite:///, postgresql:// or mysql://")
     return parsed
 
 
@@ -86,12 +88,17 @@ async def open_database(url: str, clock: Clock, *, inline: bool = False) -> Data
         from actorjobs.stores.sqlite import SqliteDatabase
 
         return SqliteDatabase(parsed, inline=inline)
-    from actorjobs.stores.postgres import PostgresDatabase
-
     try:
+        if parsed.get_backend_name() in MYSQL:
+            from actorjobs.stores.mysql import MysqlDatabase
+
+            return MysqlDatabase(parsed)
+        from actorjobs.stores.postgres import PostgresDatabase
+
         return PostgresDatabase(parsed)
     except ModuleNotFoundError as error:
-        raise InvalidOption(f"PostgreSQL needs {error.name}: pip install 'actorjobs[postgres]'") from None
+        extra = "mysql" if parsed.get_backend_name() in MYSQL else "postgres"
+        raise InvalidOption(f"{parsed.drivername}:// needs {error.name}: pip install 'actorjobs[{extra}]'") from None
 
 
 def unavailable(error: BaseException, url: URL, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:

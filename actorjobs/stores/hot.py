@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
-import orjson
 from sqlalchemy import Connection
 
 from actorjobs.clock import Clock
 from actorjobs.model import RunState
 from actorjobs.ports import Demand, Settlement, Taken
-from actorjobs.stores import sqlite_sql
+from actorjobs.stores import mysql_sql, sqlite_sql
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import New
 from actorjobs.stores.schema import to_micros
@@ -38,8 +38,7 @@ class SqliteHot:
         return sqlite_sql.insert(connection, namespace, new, self._now())
 
     def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
-        jobs = orjson.dumps(demand.jobs).decode()
-        return sqlite_sql.take(connection, namespace, demand, jobs, owner, self._now())
+        return sqlite_sql.take(connection, namespace, demand, owner, self._now())
 
     def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
         return sqlite_sql.settle(connection, settlements, self._now())
@@ -58,3 +57,20 @@ class PostgresHot:
 
     def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
         return self._statements.settle(connection, settlements, self._clock.now())
+
+
+class MysqlHot:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _bound(self) -> datetime | None:
+        return self._clock.now() if self._clock.is_virtual else None
+
+    def insert(self, connection: Connection, namespace: str, new: Sequence[New]) -> list[bool]:
+        return mysql_sql.insert(connection, namespace, new, self._bound() or mysql_sql.database_time(connection))
+
+    def take(self, connection: Connection, namespace: str, demand: Demand, owner: str) -> Taken:
+        return mysql_sql.take(connection, namespace, demand, owner, self._bound())
+
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> list[RunState | None]:
+        return mysql_sql.settle(connection, settlements, self._bound())

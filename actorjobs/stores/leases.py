@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
 from actorjobs.model import RunState
-from actorjobs.ports import Fence, Hint, LostRun, WorkerInfo
+from actorjobs.ports import Fence, Hint, LostRun, Serves, WorkerInfo
 from actorjobs.stores.core import StoreCore
-from actorjobs.stores.rows import Row
+from actorjobs.stores.rows import Row, serves_of, serves_text
 from actorjobs.stores.schema import runs, workers
 
 DEAD_WORKERS_KEPT = timedelta(days=1)
@@ -51,6 +51,10 @@ class Leases(StoreCore):
 
     async def blame(self, owner: str, run_id: str) -> None:
         statement = update(workers).where(workers.c.id == owner).values(blamed=run_id)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def serve(self, owner: str, serves: Serves) -> None:
+        statement = update(workers).where(workers.c.id == owner).values(serves=serves_text(serves))
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def workers(self) -> Sequence[WorkerInfo]:
@@ -128,4 +132,5 @@ def _worker_of(row: Row) -> WorkerInfo:
         beat_at=row["beat_at"],
         is_dead=row["died_at"] is not None,
         blamed=row["blamed"],
+        serves=serves_of(row["serves"]),
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
-from actorjobs.errors import RunStateConflict
+from actorjobs.errors import DuplicateRun, RunStateConflict
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Run, RunState, Transition
 from actorjobs.stores.core import clean
 from actorjobs.stores.reading import Reading
+from actorjobs.stores.rows import ended_digest, reopened_digest
+from actorjobs.stores.schema import runs
 
 
 class Managing(Reading):
@@ -23,7 +26,8 @@ class Managing(Reading):
             now, words = self._now(connection), clean(reason)
             if state in WAITING:
                 ended = advance(state, Transition.CANCEL)
-                self._change(connection, row, state=ended.value, finished_at=now, reason=words)
+                digest = ended_digest(row["unique_digest"])
+                self._change(connection, row, state=ended.value, finished_at=now, reason=words, unique_digest=digest)
                 self._note(connection, [row], "canceled", ended, now, reason, by)
             elif state is RunState.RUNNING and row["cancel_requested_at"] is None:
                 self._change(connection, row, cancel_requested_at=now, reason=words)
@@ -49,12 +53,28 @@ class Managing(Reading):
                 reason=None,
                 losses=0,
                 max_attempts=row["failures"] + 1,
+                unique_digest=reopened_digest(row),
                 seq=row["seq"] + 1,
             )
             self._note(connection, [row], "reopened", state, now, reason, by)
             return self._get(connection, run_id)
 
-        return await self._database.write(work)
+        try:
+            return await self._database.write(work)
+        except IntegrityError:
+            raise await self._duplicate(run_id) from None
+
+    async def _duplicate(self, run_id: str) -> DuplicateRun:
+        """Why a run cannot be reopened: a twin has taken its place meanwhile."""
+
+        def work(connection: Connection) -> str:
+            row = self._row(connection, run_id)
+            same = [runs.c[name] == row[name] for name in ("namespace", "tenant", "job")]
+            twin = select(runs.c.id).where(*same, runs.c.unique_digest == reopened_digest(row))
+            return str(connection.execute(twin).scalar() or "")
+
+        twin = await self._database.read(work)
+        return DuplicateRun(f"run {run_id} is unique, and run {twin} has its place: wait for that one", run_id=twin)
 
     async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
         def work(connection: Connection) -> Run:

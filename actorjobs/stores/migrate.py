@@ -14,9 +14,10 @@ from sqlalchemy import Connection, inspect, text
 
 from actorjobs.errors import SchemaOutdated
 from actorjobs.stores.database import Database, masked, parse_url
+from actorjobs.stores.dialects import dialect_of
 from actorjobs.stores.schema import HEAD, VERSION_TABLE
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every migration, oldest first."""
 
 
@@ -77,5 +78,6 @@ async def check_schema(database: Database, *, migrate: bool) -> None:
 
 def _upgrade_once(connection: Connection) -> None:
     # Two processes may open a new file at the same moment: the second finds it done once it holds the lock.
-    if current_version(connection) != HEAD:
-        upgrade(connection)
+    with dialect_of(connection.engine.url).migrating(connection):
+        if current_version(connection) != HEAD:
+            upgrade(connection)

@@ -1,4 +1,4 @@
-"""PostgreSQL through asyncpg: transactions run as plain functions on a pooled connection.
+"""PostgreSQL through asyncpg.
 
 `LISTEN`/`NOTIFY` is a speed-up only: a notification that is lost costs one polling interval. `NOTIFY` is sent in a
 transaction of its own, never in a caller's, because it serialises commits.
@@ -10,24 +10,21 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.errors import InvalidOption
 from actorjobs.stores.database import LockHeld, unavailable
-
-T = TypeVar("T")
+from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
 CHANNEL = "actorjobs"
 STATEMENT_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 10.0
-POOL_TIMEOUT_SECONDS = 10.0
-RETRIES = 8
 _TRY_AGAIN = frozenset({"40001", "40P01"})
 _LOCK_TIMEOUT = "55P03"
 _NO_ANSWER = ("08", "25006", "28", "3D", "53", "57", "58", "XX")
@@ -35,13 +32,12 @@ _NO_ANSWER = ("08", "25006", "28", "3D", "53", "57", "58", "XX")
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 
 
-class PostgresDatabase:
+class PostgresDatabase(PooledDatabase):
     """A pool of connections to one PostgreSQL database."""
 
     def __init__(self, url: URL, *, pool_size: int = 5) -> None:
-        self.url = url
         driver_url, arguments = _driver_settings(url)
-        self._engine = create_async_engine(
+        engine = create_async_engine(
             driver_url,
             pool_size=pool_size,
             max_overflow=pool_size,
@@ -49,33 +45,11 @@ class PostgresDatabase:
             pool_pre_ping=False,
             connect_args=arguments,
         )
+        super().__init__(url, engine)
         self._announcing: asyncio.Task[None] | None = None
 
-    @property
-    def engine(self) -> AsyncEngine:
-        return self._engine
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        for attempt in range(RETRIES):
-            try:
-                async with self._engine.begin() as connection:
-                    return await connection.run_sync(work)
-            except DBAPIError as error:
-                if _sqlstate(error) not in _TRY_AGAIN or attempt == RETRIES - 1:
-                    raise self._translated(error) from error
-                await asyncio.sleep(random.uniform(0.001, 0.01 * 2**attempt))
-            except (TimeoutError, OSError, PoolTimeout) as error:
-                raise unavailable(error, self.url) from error
-        raise AssertionError("unreachable")
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        try:
-            async with self._engine.connect() as connection:
-                return await connection.run_sync(work)
-        except DBAPIError as error:
-            raise self._translated(error) from error
-        except (TimeoutError, OSError, PoolTimeout) as error:
-            raise unavailable(error, self.url) from error
+    def _is_to_be_tried_again(self, error: DBAPIError) -> bool:
+        return _sqlstate(error) in _TRY_AGAIN
 
     def _translated(self, error: DBAPIError) -> Exception:
         state = _sqlstate(error) or ""
@@ -137,7 +111,7 @@ class PostgresDatabase:
         if self._announcing is not None:
             with suppress(BaseException):
                 await asyncio.wait({self._announcing}, timeout=1.0)
-        await self._engine.dispose()
+        await super().close()
 
 
 def _sqlstate(error: DBAPIError) -> str | None:

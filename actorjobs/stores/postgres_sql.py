@@ -15,8 +15,8 @@ from sqlalchemy import Connection, bindparam, text
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
 from actorjobs.ports import Demand, Fence, Settlement, Taken
-from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, run_at_micros
-from actorjobs.stores.schema import WAITING_SQL, UtcDateTime
+from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, run_at_micros, uniqueness
+from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, UtcDateTime
 
 # Under a virtual clock the time is a value; else the database's own, read once per statement. A bare call of the
 # volatile function would be evaluated for every row, and no index could serve it.
@@ -32,7 +32,7 @@ def _typed(column: str) -> str:
     return f'"{column}" {kind}'
 
 
-_INSERT_FIELDS = (*INSERT_COLUMNS, "delay", "run_at", "expires_in")
+_INSERT_FIELDS = (*INSERT_COLUMNS, "delay", "run_at", "expires_in", "digest", "period")
 
 _INSERT = f"""
 WITH d AS MATERIALIZED (
@@ -40,12 +40,15 @@ WITH d AS MATERIALIZED (
     greatest(t.now + d.delay * interval '1 second', coalesce(timestamptz 'epoch' + d.run_at * interval '1 microsecond',
       t.now)) AS due
   FROM json_to_recordset(CAST(:rows AS json)) AS d
-    ({", ".join(_typed(column) for column in INSERT_COLUMNS)}, delay float8, run_at int8, expires_in float8),
+    ({", ".join(_typed(column) for column in INSERT_COLUMNS)}, delay float8, run_at int8, expires_in float8,
+    digest text, period float8),
     (SELECT {{now}} AS now) t)
-INSERT INTO actorjobs_runs ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at)
+INSERT INTO actorjobs_runs
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
 SELECT {", ".join("d." + column for column in INSERT_COLUMNS)}, :ns,
-  CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second'
-FROM d ORDER BY d.idempotency_key, d.tenant, d.job, d.id
+  CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second',
+  d.digest || coalesce('.' || CAST(floor(extract(epoch FROM d.now) / d.period) AS int8), '')
+FROM d ORDER BY d.idempotency_key, d.digest, d.tenant, d.job, d.id
 ON CONFLICT DO NOTHING RETURNING id
 """
 
@@ -63,10 +66,11 @@ WITH due AS MATERIALIZED (
     WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL}
       AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
       AND cancel_requested_at IS NULL AND losses {losses} 2 AND job = ANY(:jobs)
+      AND (version = 1 OR version <= CAST(CAST(:versions AS jsonb) ->> job AS int))
     ORDER BY available_at LIMIT :limit FOR UPDATE SKIP LOCKED) one
   LIMIT (CASE WHEN {_IS_PAUSED} THEN 0 ELSE :limit END))
 UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
-  attempted_at = NULL, progress = NULL
+  attempted_at = NULL, progress = NULL, unique_digest = {STARTED_DIGEST}
 FROM due WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
 RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
 """
@@ -106,7 +110,8 @@ settled AS (
     available_at = CASE WHEN l.is_over OR l.is_canceled THEN u.available_at
       ELSE t.now + l.delay * interval '1 second' END,
     finished_at = CASE WHEN l.is_over OR l.is_canceled THEN t.now END,
-    seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END
+    seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END,
+    unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
   WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
   RETURNING u.id, u.state, u.attempted_at),
@@ -116,7 +121,7 @@ ended AS (
   SELECT s.id, l.attempt, l.outcome, s.state, s.attempted_at, t.now, l.owner, l.actor, l.error, l.span_id
   FROM settled s JOIN locked l ON l.id = s.id, t)
 SELECT s.id, l.attempt, l.owner, s.state FROM settled s JOIN locked l ON l.id = s.id
-"""
+""".replace("ENDED_DIGEST", ENDED_DIGEST.replace("unique_digest", "u.unique_digest"))
 
 
 class PostgresStatements:
@@ -152,7 +157,8 @@ class PostgresStatements:
         """Find and claim due runs, skipping those that somebody else is just taking."""
         where = {"ns": namespace, "queue": demand.queue} | self._time(now)
         statement = self._take_suspects if demand.suspects else self._take
-        values = where | {"jobs": list(demand.jobs), "limit": demand.limit, "owner": owner}
+        versions = orjson.dumps(dict(demand.jobs)).decode()
+        values = where | {"jobs": list(demand.jobs), "versions": versions, "limit": demand.limit, "owner": owner}
         claims = [claim_of(row, owner) for row in connection.execute(statement, values)]
         claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
         if len(claims) == demand.limit or demand.suspects:
@@ -173,7 +179,8 @@ class PostgresStatements:
 
 
 def _insert_row(envelope: Envelope, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (*values, envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in)
+    digest, period = uniqueness(envelope) or (None, None)
+    return (*values, envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in, digest, period)
 
 
 def _settle_row(settlement: Settlement) -> dict[str, Any]:

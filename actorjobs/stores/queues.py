@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import RunState
@@ -59,11 +58,8 @@ class Queues(StoreCore):
     async def declare_queues(self, names: Sequence[str]) -> None:
         rows = [{"namespace": self._namespace, "name": name} for name in sorted(names)]
         if rows:
-            statement = self._insert_or_ignore().values(rows).on_conflict_do_nothing()
+            statement = self._dialect.insert_or_ignore(queues, rows)
             await self._database.write(lambda connection: connection.execute(statement))
-
-    def _insert_or_ignore(self) -> Any:
-        return (sqlite.insert if self._is_sqlite else postgresql.insert)(queues)
 
     async def set_queue(
         self, name: str, *, is_paused: bool | None = None, concurrency: int | None = None, reason: str | None = None

@@ -5,27 +5,28 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import UTC
-from typing import Any
 
 import orjson
-from sqlalchemy import Column, ColumnElement, Connection, and_, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, true
 
+from actorjobs.lifecycle import WAITING
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState
 from actorjobs.ports import RunFilter, RunPage
 from actorjobs.stores.core import StoreCore
+from actorjobs.stores.holds import Standings
 from actorjobs.stores.rows import (
     Row,
     attempt_of,
     check_cursor,
     current_attempt,
     envelope_of,
-    held,
     history_of,
     is_run_id,
     is_storable,
     run_of,
+    serves_of,
 )
-from actorjobs.stores.schema import attempts, events, queues, runs
+from actorjobs.stores.schema import attempts, events, queues, runs, workers
 
 
 class Reading(StoreCore):
@@ -37,12 +38,20 @@ class Reading(StoreCore):
     def _get(self, connection: Connection, run_id: str) -> Run:
         row = self._row(connection, run_id)
         run = run_of(row, self._ended(connection, [run_id]).get(run_id, ()))
-        return held(run, self._paused(connection))
+        return self._standings(connection, [run]).shown(run)
 
-    def _paused(self, connection: Connection) -> set[str]:
-        """The queues that are paused: what waits there is shown as held."""
+    def _standings(self, connection: Connection, seen: Sequence[Run]) -> Standings:
+        """What bears on whether these runs may start."""
+        if not any(run.state in WAITING for run in seen):
+            return Standings()
         paused = select(queues.c.name).where(queues.c.namespace == self._namespace, queues.c.is_paused)
-        return {row.name for row in connection.execute(paused)}
+        living = select(workers.c.serves).where(
+            workers.c.namespace == self._namespace, workers.c.died_at.is_(None), workers.c.serves.is_not(None)
+        )
+        fleet = [serves_of(row.serves) for row in connection.execute(living)]
+        return Standings(
+            paused={row.name for row in connection.execute(paused)}, fleet=[one for one in fleet if one is not None]
+        )
 
     def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, builtins.list[Attempt]]:
         query = select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.run_id, attempts.c.number)
@@ -76,9 +85,10 @@ class Reading(StoreCore):
             rows = connection.execute(query).mappings().all()
             page = rows[:limit]
             ended = self._ended(connection, [row["id"] for row in page if _may_have_errors(row)])
-            paused = self._paused(connection)
-            found = [held(run_of(row, ended.get(row["id"], ())), paused) for row in page]
-            return RunPage(runs=found, cursor=page[-1]["id"] if len(rows) > limit else None)
+            found = [run_of(row, ended.get(row["id"], ())) for row in page]
+            standings = self._standings(connection, found)
+            after = page[-1]["id"] if len(rows) > limit else None
+            return RunPage(runs=[standings.shown(run) for run in found], cursor=after)
 
         return await self._database.read(work)
 
@@ -102,20 +112,15 @@ class Reading(StoreCore):
             if value is not None:
                 conditions.append(runs.c[column] == value)
         if where.tag is not None:
-            conditions.append(self._contains(runs.c.tags, orjson.dumps(where.tag).decode()))
+            conditions.append(self._dialect.contains(runs.c.tags, orjson.dumps(where.tag).decode()))
         if where.since is not None:
             conditions.append(runs.c.inserted_at >= where.since.astimezone(UTC))
         if where.until is not None:
             conditions.append(runs.c.inserted_at < where.until.astimezone(UTC))
         if where.search:
             columns = (runs.c.id, runs.c.job, runs.c.payload, runs.c.idempotency_key)
-            conditions.append(or_(*(self._contains(column, where.search) for column in columns)))
+            conditions.append(or_(*(self._dialect.contains(column, where.search) for column in columns)))
         return and_(true(), *conditions)
-
-    def _contains(self, column: Column[Any], words: str) -> ColumnElement[bool]:
-        """Whether these very characters are in the text. (LIKE minds upper and lower case on one database only.)"""
-        position = func.instr if self._is_sqlite else func.strpos
-        return position(column, words) > 0
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         def work(connection: Connection) -> builtins.list[Attempt]:

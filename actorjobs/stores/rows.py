@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -13,9 +13,10 @@ import orjson
 
 from actorjobs.codec import decode, encode
 from actorjobs.errors import ActorJobsError, InvalidOption
+from actorjobs.jobs.unique import Unique, unique_digest
 from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
-from actorjobs.ports import Claim
+from actorjobs.ports import Claim, Serves
 from actorjobs.stores import schema
 from actorjobs.stores.schema import EPOCH, to_micros
 
@@ -47,11 +48,12 @@ INSERT_COLUMNS = (
     "replay_of",
     "idempotency_key",
     "fingerprint",
+    "uniqueness_config",
 )
 """Columns whose values come from the envelope as they are; the rest the database works out from its clock."""
 
 EXPIRED_REASON = "expired before it could start"
-MOVING = ("rescheduled", "reopened")
+MOVING = ("rescheduled", "reopened", "replaced")
 """Noted events that give a run another time to be due."""
 
 CLAIM_COLUMNS = (
@@ -119,6 +121,7 @@ def check_envelope(envelope: Envelope) -> None:
         raise InvalidOption(f"priority lies between 0 and 9, not {envelope.priority}")
     if not 0 <= envelope.version <= _LARGEST_INTEGER or not 0 <= envelope.max_attempts <= _LARGEST_INTEGER:
         raise InvalidOption(f"version and max_attempts lie between 0 and {_LARGEST_INTEGER}")
+    unique_digest(envelope)
     for seconds in (envelope.delay, envelope.timeout, envelope.expires_in, envelope.retention):
         if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
             raise InvalidOption("delay, timeout, expires_in and retention are seconds, from 0 to a hundred years")
@@ -159,6 +162,7 @@ def insert_values(envelope: Envelope) -> tuple[Any, ...]:
         envelope.replay_of,
         envelope.idempotency_key,
         fingerprint(envelope) if envelope.idempotency_key is not None else None,
+        encode(envelope.unique, what="unique") if envelope.unique is not None else None,
     )
 
 
@@ -167,6 +171,51 @@ def fingerprint(envelope: Envelope) -> str:
     parts = [decode(encode(part)) for part in (envelope.payload, envelope.constructor_args)]
     content = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
     return sha256(content).hexdigest()
+
+
+REPLACED = (
+    *("version", "queue", "priority", "max_attempts", "timeout", "payload", "constructor_args", "retry", "retention"),
+    *("tags", "meta", "script", "uniqueness_config"),
+)
+"""What a dispatch that replaces a waiting twin gives it; identity, trace and history stay the twin's."""
+
+
+def new_content(envelope: Envelope, now: datetime) -> dict[str, Any]:
+    """The columns of a waiting run that is to become what the envelope asks for."""
+    values: dict[str, Any] = dict(zip(INSERT_COLUMNS, insert_values(envelope), strict=True))
+    due = max(now + timedelta(seconds=envelope.delay or 0.0), (envelope.run_at or now).astimezone(UTC))
+    expires_at = None if envelope.expires_in is None else now + timedelta(seconds=envelope.expires_in)
+    return {name: values[name] for name in REPLACED} | {"available_at": due, "expires_at": expires_at}
+
+
+def ended_digest(digest: str | None) -> str | None:
+    """What a run that is over keeps of its digest: the place of a whole period is not given free."""
+    return digest if digest is not None and digest.startswith("p") else None
+
+
+def reopened_digest(row: Row) -> str | None:
+    """The digest that a run takes again when it is reopened."""
+    config = _json(row["uniqueness_config"])
+    if config is None:
+        return None
+    unique = Unique.from_json(config)
+    if unique.period is not None:
+        kept: str | None = row["unique_digest"]
+        return kept
+    return unique.digest(decode(row["payload"]), _json(row["constructor_args"]) or {})
+
+
+def uniqueness(envelope: Envelope) -> tuple[str, float | None] | None:
+    """The digest of the run asked for, and how many seconds its periods have, if it is to be unique in one."""
+    digest = unique_digest(envelope)
+    if digest is None or envelope.unique is None:
+        return None
+    return digest, envelope.unique.get("period")
+
+
+def digest_in_period(digest: str, period: float | None, now: datetime) -> str:
+    """The digest as it is stored: that of a run that is unique in a period has the period's number."""
+    return digest if period is None else f"{digest}.{int((now - EPOCH).total_seconds() // period)}"
 
 
 def run_at_micros(envelope: Envelope) -> int | None:
@@ -335,9 +384,13 @@ def youngest_to_purge(keep: Mapping[RunState, float | None], now: datetime) -> d
     return now - timedelta(seconds=min(kept)) if kept else EPOCH
 
 
-def held(run: Run, paused: Collection[str]) -> Run:
-    """The run as it is to be shown: one that waits in a paused queue is held, though nothing is written to it."""
-    return replace(run, hold="paused") if run.state in WAITING and run.hold is None and run.queue in paused else run
+def serves_text(serves: Serves) -> str:
+    """What a worker serves, as its row has it."""
+    return encode(asdict(serves), what="what the worker serves")
+
+
+def serves_of(text: str | None) -> Serves | None:
+    return None if text is None else Serves(**decode(text))
 
 
 def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: datetime) -> bool:

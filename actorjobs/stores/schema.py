@@ -25,10 +25,10 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD = "0001"
+HEAD = "0002"
 """The migration this version of the code needs."""
 
 VERSION_TABLE = "actorjobs_schema"
@@ -46,8 +46,22 @@ def from_micros(micros: int) -> datetime:
     return EPOCH + timedelta(microseconds=micros)
 
 
+def to_naive(at: datetime) -> datetime:
+    """The instant as MySQL and MariaDB keep it: UTC that does not say so."""
+    return at.astimezone(UTC).replace(tzinfo=None)
+
+
+def from_naive(at: datetime) -> datetime:
+    return at.replace(tzinfo=UTC)
+
+
+MYSQL = ("mysql", "mariadb")
+"""How SQLAlchemy may name a dialect of that family."""
+
+
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware instant: `timestamptz` on PostgreSQL, integer microseconds since the epoch on SQLite."""
+    """An aware instant: `timestamptz` on PostgreSQL, `DATETIME(6)` in UTC on MySQL and MariaDB (a `TIMESTAMP` ends in
+    2038), integer microseconds since the epoch on SQLite."""
 
     impl = BigInteger
     cache_ok = True
@@ -55,21 +69,61 @@ class UtcDateTime(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
             return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True))
+        if dialect.name in MYSQL:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         return dialect.type_descriptor(BigInteger())
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        return to_micros(value) if value is not None and dialect.name == "sqlite" else value
+        if value is None or dialect.name == "postgresql":
+            return value
+        return to_naive(value) if dialect.name in MYSQL else to_micros(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return from_micros(value) if value is not None and dialect.name == "sqlite" else value
+        if value is None or dialect.name == "postgresql":
+            return value  # type: ignore[no-any-return]
+        return from_naive(value) if dialect.name in MYSQL else from_micros(value)
 
 
-def word(length: int) -> String:
-    """A short identifier, compared byte by byte whatever the database's language."""
-    return String(length).with_variant(postgresql.VARCHAR(length, collation="C"), "postgresql")
+class Word(TypeDecorator[str]):
+    """A short identifier, compared byte by byte whatever the database's language, a space at its end included."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.VARCHAR(self.length, collation="C"))
+        if dialect.name in MYSQL:
+            return dialect.type_descriptor(mysql.VARCHAR(self.length, charset="utf8mb4", collation=_bytewise(dialect)))
+        return dialect.type_descriptor(String(self.length))
+
+
+def _bytewise(dialect: Any) -> str:
+    """The collation without padding, which each of the two servers calls by a name that the other does not know: under
+    `utf8mb4_bin`, which both have, 'a' and 'a ' are one key. (MySQL has it since 8.0.17.)"""
+    return "utf8mb4_nopad_bin" if dialect.is_mariadb else "utf8mb4_0900_bin"
+
+
+def word(length: int) -> Word:
+    """A column for identifiers of at most so many characters."""
+    return Word(length)
+
+
+LongText = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
+"""Text without a limit of the column's own: MySQL's TEXT would end at 64 KiB."""
 
 
 metadata = MetaData()
+
+STARTED_DIGEST = "CASE WHEN substr(unique_digest, 1, 1) = 'q' THEN NULL ELSE unique_digest END"
+"""A run that is unique while it waits gives its place free when it starts."""
+
+ENDED_DIGEST = "CASE WHEN substr(unique_digest, 1, 1) = 'p' THEN unique_digest END"
+"""A run that is over gives its place free, unless the place is that of a whole period."""
 
 WAITING_SQL = "state IN ('scheduled', 'queued', 'retrying')"
 
@@ -91,25 +145,25 @@ runs = Table(
     Column("losses", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout", Double),
-    Column("payload", Text, nullable=False),
-    Column("constructor_args", Text),
-    Column("result", Text),
-    Column("progress", Text),
-    Column("checkpoint", Text),
-    Column("retry", Text),
+    Column("payload", LongText, nullable=False),
+    Column("constructor_args", LongText),
+    Column("result", LongText),
+    Column("progress", LongText),
+    Column("checkpoint", LongText),
+    Column("retry", LongText),
     Column("retention", Double),
-    Column("tags", Text),
-    Column("meta", Text),
-    Column("script", Text),
+    Column("tags", LongText),
+    Column("meta", LongText),
+    Column("script", LongText),
     Column("traceparent", word(64)),
-    Column("tracestate", Text),
-    Column("baggage", Text),
+    Column("tracestate", LongText),
+    Column("baggage", LongText),
     Column("parent", word(36)),
     Column("replay_of", word(36)),
     Column("idempotency_key", word(255)),
     Column("fingerprint", word(64)),
     Column("unique_digest", word(64)),
-    Column("uniqueness_config", Text),
+    Column("uniqueness_config", LongText),
     Column("inserted_at", UtcDateTime, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime),
@@ -118,7 +172,7 @@ runs = Table(
     Column("finished_at", UtcDateTime),
     Column("claimed_by", word(64)),
     Column("cancel_requested_at", UtcDateTime),
-    Column("reason", Text),
+    Column("reason", LongText),
 )
 
 
@@ -151,6 +205,15 @@ _partial(
     where="idempotency_key IS NOT NULL",
     unique=True,
 )
+_partial(
+    "actorjobs_runs_unique",
+    "namespace",
+    "tenant",
+    "job",
+    "unique_digest",
+    where="unique_digest IS NOT NULL",
+    unique=True,
+)
 
 # No foreign keys: a check per settled run would cost as much as the row. Runs are deleted in one place, with their own.
 attempts = Table(
@@ -164,7 +227,7 @@ attempts = Table(
     Column("ended_at", UtcDateTime, nullable=False),
     Column("worker", word(64)),
     Column("actor", word(160)),
-    Column("error", Text),
+    Column("error", LongText),
     Column("span_id", word(16)),
 )
 
@@ -177,7 +240,7 @@ events = Table(
     Column("event", word(32), nullable=False),
     Column("state", word(16), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("detail", Text),
+    Column("detail", LongText),
     Index("actorjobs_events_run", "run_id", "id"),
 )
 
@@ -189,11 +252,12 @@ workers = Table(
     Column("host", word(255), nullable=False),
     Column("boot_id", word(64), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("lock_path", Text),
+    Column("lock_path", LongText),
     Column("started_at", UtcDateTime, nullable=False),
     Column("beat_at", UtcDateTime, nullable=False),
     Column("died_at", UtcDateTime),
     Column("blamed", word(36)),
+    Column("serves", LongText),
     Index("actorjobs_workers_namespace", "namespace"),
 )
 
@@ -204,5 +268,5 @@ queues = Table(
     Column("name", word(100), primary_key=True),
     Column("is_paused", Boolean, nullable=False, server_default=text("false")),
     Column("concurrency", Integer),
-    Column("reason", Text),
+    Column("reason", LongText),
 )

@@ -1,4 +1,4 @@
-"""The store on a SQL database: SQLite and PostgreSQL by the same verbs, each duty in a file of its own.
+"""The store on a SQL database: SQLite, PostgreSQL, MariaDB and MySQL by the same verbs, each duty in a file of its own.
 
 Hot verbs (insert, take, settle) have statements per database; everything else is SQLAlchemy Core, written once.
 """
@@ -36,7 +36,7 @@ class SqlStore(Accepting, Delivering, Leases, Queues, Sweeps, Managing):
 
     async def open(self) -> None:
         if not self._is_open:
-            await check_schema(self._database, migrate=self._is_sqlite)
+            await check_schema(self._database, migrate=self._dialect.migrates_itself)
             self._is_open = True
 
     async def migrate(self) -> None:

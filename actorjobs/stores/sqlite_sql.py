@@ -12,13 +12,21 @@ from sqlalchemy import Connection
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
 from actorjobs.ports import Claim, Demand, Settlement, Taken
-from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, run_at_micros
-from actorjobs.stores.schema import WAITING_SQL, from_micros
+from actorjobs.stores.rows import (
+    CLAIM_COLUMNS,
+    INSERT_COLUMNS,
+    New,
+    claim_of,
+    digest_in_period,
+    run_at_micros,
+    uniqueness,
+)
+from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_micros
 
 _INSERT = f"""
 INSERT OR IGNORE INTO actorjobs_runs
-  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at)
-VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?)
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
+VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?, ?)
 """
 
 # One arm per priority, so that each is a seek in the index however many runs wait for later.
@@ -27,7 +35,8 @@ SELECT * FROM (SELECT {", ".join(CLAIM_COLUMNS)} FROM actorjobs_runs
  WHERE namespace = :ns AND queue = :queue AND priority = {{priority}} AND {WAITING_SQL}
    AND available_at <= :now AND hold IS NULL AND (expires_at IS NULL OR expires_at > :now)
    AND cancel_requested_at IS NULL
-   AND losses {{losses}} 2 AND job IN (SELECT value FROM json_each(:jobs))
+   AND losses {{losses}} 2 AND job IN (SELECT key FROM json_each(:jobs))
+   AND (version = 1 OR version <= (SELECT value FROM json_each(:jobs) WHERE key = job))
  ORDER BY available_at LIMIT :limit)"""
 
 
@@ -40,9 +49,9 @@ _DUE, _DUE_SUSPECTS = _due("<"), _due(">=")
 
 _IS_PAUSED = "SELECT 1 FROM actorjobs_queues WHERE namespace = ? AND name = ? AND is_paused"
 
-_CLAIM = """
+_CLAIM = f"""
 UPDATE actorjobs_runs SET state = 'running', attempt = attempt + 1, claimed_at = ?, claimed_by = ?,
-  attempted_at = NULL, progress = NULL
+  attempted_at = NULL, progress = NULL, unique_digest = {STARTED_DIGEST}
 WHERE id = ?
 """
 
@@ -70,7 +79,8 @@ SELECT id, attempt, ?, ?, claimed_at + ?, ?, claimed_by, ?, ?, ? FROM actorjobs_
 
 _SETTLE = f"""
 UPDATE actorjobs_runs SET state = ?, failures = ?, losses = ?, result = ?, reason = ?,
-  attempted_at = claimed_at + ?, available_at = coalesce(?, available_at), finished_at = ?, seq = seq + ?
+  attempted_at = claimed_at + ?, available_at = coalesce(?, available_at), finished_at = ?, seq = seq + ?,
+  unique_digest = CASE WHEN ? THEN {ENDED_DIGEST} ELSE unique_digest END
 WHERE {_HOLDS}
 """
 
@@ -85,7 +95,7 @@ SECOND = 1_000_000
 def insert(connection: Connection, namespace: str, new: Sequence[New], now: int) -> list[bool]:
     """Insert what collides with nothing: which ones went in."""
     cursor = _cursor(connection)
-    rows = [(*values, namespace, *_times(envelope, now)) for envelope, values in new]
+    rows = [(*values, namespace, *_times(envelope, now), _digest(envelope, now)) for envelope, values in new]
     return [cursor.execute(_INSERT, row).rowcount == 1 for row in rows]
 
 
@@ -101,8 +111,14 @@ def _times(envelope: Envelope, now: int) -> tuple[str, int, int, int | None]:
     return ("scheduled" if due > now else "queued", now, due, expires)
 
 
-def take(connection: Connection, namespace: str, demand: Demand, jobs: str, owner: str, now: int) -> Taken:
+def _digest(envelope: Envelope, now: int) -> str | None:
+    unique = uniqueness(envelope)
+    return None if unique is None else digest_in_period(*unique, from_micros(now))
+
+
+def take(connection: Connection, namespace: str, demand: Demand, owner: str, now: int) -> Taken:
     """Find and claim due runs."""
+    jobs = orjson.dumps(dict(demand.jobs)).decode()
     where = {"ns": namespace, "queue": demand.queue, "now": now, "limit": demand.limit, "jobs": jobs}
     if connection.exec_driver_sql(_IS_PAUSED, (namespace, demand.queue)).first() is not None:
         return Taken(claims=())
@@ -185,6 +201,7 @@ def _values(
         None if is_over else now + _micros(decision.delay),
         now if is_over else None,
         0 if is_over else 1,
+        is_over,
         *holds,
     )
     return end, update

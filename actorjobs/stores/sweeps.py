@@ -22,18 +22,21 @@ class Sweeps(StoreCore):
     async def expire(self, limit: int) -> Sequence[str]:
         def work(connection: Connection) -> list[str]:
             now = self._now(connection)
-            overdue = (
+            overdue = self._dialect.by_index(
                 select(runs.c.id, runs.c.attempt)
                 .where(runs.c.namespace == self._namespace, text(schema.WAITING_SQL), runs.c.expires_at <= now)
                 .order_by(runs.c.id)
                 .limit(limit)
-                .with_for_update(skip_locked=True)
+                .with_for_update(skip_locked=True),
+                runs,
+                "actorjobs_runs_expiring",
             )
             rows = connection.execute(overdue).mappings().all()
             ids = [row["id"] for row in rows]
             if ids:
                 ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": EXPIRED_REASON}
-                connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended))
+                free = {"unique_digest": text(schema.ENDED_DIGEST)}
+                connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended, **free))
                 self._note(connection, rows, "expired", RunState.EXPIRED, now)
             return ids
 

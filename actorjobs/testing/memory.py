@@ -15,11 +15,19 @@ from itertools import islice
 
 from actorjobs import ports
 from actorjobs.clock import Clock, SystemClock
-from actorjobs.errors import ActorJobsError, IdempotencyConflict, InvalidOption, RunNotFound, RunStateConflict
+from actorjobs.errors import (
+    ActorJobsError,
+    DuplicateRun,
+    IdempotencyConflict,
+    InvalidOption,
+    RunNotFound,
+    RunStateConflict,
+)
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, Transition
 from actorjobs.ports import Accepted, Claim, Demand, Fence, RunFilter, Settlement
 from actorjobs.stores import rows
+from actorjobs.stores.holds import Standings
 from actorjobs.testing import memory_rows
 from actorjobs.testing.memory_leases import MemoryLeases
 from actorjobs.testing.memory_rows import MemoryDatabase, Row, by_urgency, clean, state_of
@@ -89,8 +97,30 @@ class MemoryStore(MemoryLeases):
                     run_id=holder["id"],
                 )
             return Accepted(run_id=holder["id"], existing=True)
+        if (twin := self._twin_of(row)) is not None:
+            return self._conflict(twin, envelope, now)
         self.database.runs[envelope.id] = row
         return Accepted(run_id=envelope.id, existing=False)
+
+    def _conflict(self, twin: Row, envelope: Envelope, now: datetime) -> Accepted | Exception:
+        on_conflict = (envelope.unique or {}).get("on_conflict")
+        if on_conflict == "raise":
+            return DuplicateRun(
+                f"run {twin['id']} of {envelope.job} is {twin['state']} and unique: wait for it, or cancel it",
+                run_id=twin["id"],
+            )
+        if on_conflict == "replace" and state_of(twin) in WAITING:
+            twin["state"] = advance(state_of(twin), Transition.RESCHEDULE).value
+            twin |= {"seq": twin["seq"] + 1} | rows.new_content(envelope, now)
+            self.database.note(twin, "replaced", now, None, None)
+        return Accepted(run_id=twin["id"], existing=True)
+
+    def _twin_of(self, new: Row) -> Row | None:
+        if new["unique_digest"] is None:
+            return None
+        scope = ("tenant", "job", "unique_digest")
+        runs = self.database.runs_of(self._namespace)
+        return next((row for row in runs if all(row[name] == new[name] for name in scope)), None)
 
     def _holder_of_key(self, new: Row) -> Row | None:
         scope = ("tenant", "job", "idempotency_key")
@@ -122,6 +152,8 @@ class MemoryStore(MemoryLeases):
         row["state"] = advance(state_of(row), Transition.CLAIM).value
         row |= {"attempt": row["attempt"] + 1, "claimed_at": now, "claimed_by": owner}
         row |= {"attempted_at": None, "progress": None}
+        if row["unique_digest"] is not None and row["unique_digest"].startswith("q"):
+            row["unique_digest"] = None
         return memory_rows.claim_of(row)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
@@ -163,6 +195,7 @@ class MemoryStore(MemoryLeases):
         for row in ended:
             row["state"] = advance(state_of(row), Transition.EXPIRE).value
             row |= {"finished_at": now, "reason": rows.EXPIRED_REASON}
+            row["unique_digest"] = rows.ended_digest(row["unique_digest"])
             self.database.note(row, "expired", now, None, None)
         return [row["id"] for row in ended]
 
@@ -190,7 +223,9 @@ class MemoryStore(MemoryLeases):
     def _run(self, row: Row) -> Run:
         ended = self.database.attempts.get(row["id"], ())
         paused = {name for name, queue in self._queues().items() if queue["is_paused"]}
-        return rows.held(rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended]), paused)
+        fleet = [worker["serves"] for worker in self._workers() if worker["died_at"] is None and worker["serves"]]
+        run = rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended])
+        return Standings(paused=paused, fleet=fleet).shown(run)
 
     async def get(self, run_id: str) -> Run:
         await self._begin()
@@ -237,6 +272,7 @@ class MemoryStore(MemoryLeases):
         if state_of(row) in WAITING:
             row["state"] = advance(state_of(row), Transition.CANCEL).value
             row |= {"finished_at": now, "reason": reason}
+            row["unique_digest"] = rows.ended_digest(row["unique_digest"])
             self.database.note(row, "canceled", now, reason, by)
         elif state_of(row) is RunState.RUNNING and row["cancel_requested_at"] is None:
             row |= {"cancel_requested_at": now, "reason": reason}
@@ -246,7 +282,13 @@ class MemoryStore(MemoryLeases):
     async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
         now = await self._begin()
         row = self._row(run_id)
-        row["state"] = advance(state_of(row), Transition.REOPEN).value
+        state, digest = advance(state_of(row), Transition.REOPEN), rows.reopened_digest(row)
+        twin = self._twin_of(row | {"unique_digest": digest})
+        if twin is not None and twin is not row:
+            raise DuplicateRun(
+                f"run {run_id} is unique, and run {twin['id']} has its place: wait for that one", run_id=twin["id"]
+            )
+        row |= {"state": state.value, "unique_digest": digest}
         cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
         row |= dict.fromkeys(cleared) | {"losses": 0, "max_attempts": row["failures"] + 1}
         row |= {"available_at": now, "seq": row["seq"] + 1}

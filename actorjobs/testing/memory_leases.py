@@ -11,7 +11,7 @@ from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import RunState
-from actorjobs.ports import LostRun, QueueInfo, Wishes, WorkerInfo
+from actorjobs.ports import LostRun, QueueInfo, Serves, Wishes, WorkerInfo
 from actorjobs.testing import memory_rows
 from actorjobs.testing.memory_rows import MemoryDatabase, Row, clean, seconds
 
@@ -39,7 +39,8 @@ class MemoryLeases:
     async def join(self, worker: WorkerInfo) -> datetime:
         now = await self._begin()
         given = {name: getattr(worker, name) for name in ("id", "host", "boot_id", "pid", "lock_path")}
-        own = {"namespace": self._namespace, "started_at": now, "beat_at": now, "died_at": None, "blamed": None}
+        own = {"namespace": self._namespace, "started_at": now, "beat_at": now, "died_at": None}
+        own |= {"blamed": None, "serves": None}
         self.database.workers[worker.id] = given | own
         return now
 
@@ -59,6 +60,11 @@ class MemoryLeases:
         await self._begin()
         if owner in self.database.workers:
             self.database.workers[owner]["blamed"] = run_id
+
+    async def serve(self, owner: str, serves: Serves) -> None:
+        await self._begin()
+        if owner in self.database.workers:
+            self.database.workers[owner]["serves"] = serves
 
     async def workers(self) -> Sequence[WorkerInfo]:
         await self._begin()

@@ -77,8 +77,10 @@ def new_row(envelope: Envelope, namespace: str, now: datetime) -> Row:
     due = max(now + seconds(envelope.delay or 0.0), (envelope.run_at or now).astimezone(UTC))
     expires_at = None if envelope.expires_in is None else now + seconds(envelope.expires_in)
     state = RunState.SCHEDULED if due > now else RunState.QUEUED
+    unique = rows.uniqueness(envelope)
+    digest = {"unique_digest": None if unique is None else rows.digest_in_period(*unique, now)}
     times = {"inserted_at": now, "available_at": due, "expires_at": expires_at}
-    return _NEW_RUN | values | {"namespace": namespace, "state": state.value} | times
+    return _NEW_RUN | values | digest | {"namespace": namespace, "state": state.value} | times
 
 
 def end_attempt(row: Row, settlement: Settlement, now: datetime) -> Row:
@@ -97,6 +99,7 @@ def end_attempt(row: Row, settlement: Settlement, now: datetime) -> Row:
         "available_at": row["available_at"] if is_over else now + seconds(decision.delay),
         "finished_at": now if is_over else None,
         "seq": row["seq"] + (not is_over),
+        "unique_digest": rows.ended_digest(row["unique_digest"]) if is_over else row["unique_digest"],
     }
     return {
         "run_id": row["id"],
@@ -138,7 +141,8 @@ def is_claimable(row: Row, demand: Demand, now: datetime) -> bool:
     """Whether a waiting run of the queue may start now, and is what the demand asks for."""
     is_expired = row["expires_at"] is not None and row["expires_at"] <= now
     is_held = row["hold"] is not None or row["cancel_requested_at"] is not None
-    is_wanted = row["job"] in demand.jobs and is_suspect(row) == demand.suspects
+    is_known = row["version"] <= demand.jobs.get(row["job"], 0)
+    is_wanted = is_known and is_suspect(row) == demand.suspects
     return is_wanted and row["available_at"] <= now and not is_expired and not is_held
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 from actorjobs import codec
 from actorjobs.errors import AttemptTimedOut, IgnoredCancellation
 from actorjobs.jobs import Definition, JobContext
+from actorjobs.jobs.hooks import Middleware
 from actorjobs.model import CancelReason, Envelope, new_traceparent
 from actorjobs.ports import Dispatcher
 from actorjobs.worker.handling import handle
@@ -42,14 +43,23 @@ class LocalLink:
         return asyncio.run_coroutine_threadsafe(work(), self._loop).result()
 
 
-async def perform_here(definition: Definition, envelope: Envelope, *, dispatcher: Dispatcher, app: Any) -> Any:
+async def perform_here(
+    definition: Definition,
+    envelope: Envelope,
+    *,
+    dispatcher: Dispatcher,
+    app: Any,
+    middleware: Sequence[Middleware] = (),
+) -> Any:
     """What the handler returns, typed by its job. Raises what it raises, `PayloadInvalid`, `ResultInvalid`, or
     `TimeoutError` after the envelope's time-out. `isolation=` means nothing here: it is performed in this process."""
     constructor_args = codec.encode(envelope.constructor_args) if envelope.constructor_args else None
     bound = definition.decode_payload(codec.encode(envelope.payload), constructor_args, version=envelope.version)
     ctx = _context(envelope, app)
     threads = CapacityLimiter(math.inf)
-    work = handle(definition, bound, constructor_args, ctx, dispatcher=dispatcher, threads=threads)
+    work = handle(
+        definition, bound, constructor_args, ctx, dispatcher=dispatcher, threads=threads, middleware=middleware
+    )
     task = asyncio.get_running_loop().create_task(work, name=envelope.id, context=copy_context())
     is_late = not (await _wait(task, envelope.timeout))[0]
     if is_late:

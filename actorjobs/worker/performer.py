@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -20,17 +20,19 @@ import orjson
 from anyio import CapacityLimiter
 
 from actorjobs import codec
+from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
 from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
 from actorjobs.jobs import Definition, JobContext
+from actorjobs.jobs.hooks import Middleware
 from actorjobs.lifecycle import Ending, Standing, decide
 from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
 from actorjobs.ports import Claim, Dispatcher, Settlement, Store
-from actorjobs.retry import Retry
-from actorjobs.worker.handling import RecordedLink, handle
+from actorjobs.retry import Retry, sole_error
+from actorjobs.worker.handling import RecordedLink, handle, handle_elsewhere
 from actorjobs.worker.isolation import Crew
 from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
-from actorjobs.worker.performance import Performance
+from actorjobs.worker.performance import Performance, Seat
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -48,6 +50,8 @@ class Performer:
         clock: Clock,
         random: Random,
         app: Callable[[], Any],
+        middleware: Sequence[Middleware] = (),
+        on_started: Callable[[Claim], None] = lambda _claim: None,
         crew: Crew | None = None,
     ) -> None:
         """`crew` performs the jobs with `isolation=`; without one they are performed like the others."""
@@ -58,6 +62,8 @@ class Performer:
         self._clock = clock
         self._random = random
         self._app = app
+        self._middleware = tuple(middleware)
+        self._on_started = on_started
         self._crew = crew
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
@@ -65,10 +71,10 @@ class Performer:
         self._threads = CapacityLimiter(math.inf)
         self.performing: dict[str, Performance] = {}
 
-    async def perform(self, claim: Claim, actor: str) -> None:
+    async def perform(self, claim: Claim, seat: Seat) -> None:
         """Execute one claimed run and settle it."""
         try:
-            await self._settle(await self._attempt_safely(claim, actor))
+            await self._settle(await self._attempt_safely(claim, seat))
         except StoreUnavailable:
             logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
         finally:
@@ -85,21 +91,23 @@ class Performer:
         for performance in list(self.performing.values()):
             performance.cancel(reason)
 
-    def abandon_all(self) -> None:
+    def abandon_all(self, reason: CancelReason) -> None:
+        """Give up the handlers that were canceled for this reason and go on."""
         for performance in list(self.performing.values()):
-            performance.abandon()
+            if performance.ctx.cancel_reason is not None or reason is not CancelReason.LOST:
+                performance.abandon()
 
-    async def _attempt_safely(self, claim: Claim, actor: str) -> Settlement:
+    async def _attempt_safely(self, claim: Claim, seat: Seat) -> Settlement:
         """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
         try:
-            return await self._attempt(claim, actor)
+            return await self._attempt(claim, seat)
         except Exception as error:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
             verdict = Verdict(ending=ending, error=codec.truncate_error(error))
-            return self._recorded(claim, verdict, actor, claim.traceparent or new_traceparent(), 0.0)
+            return self._recorded(claim, verdict, seat, claim.traceparent or new_traceparent(), started_after=0.0)
 
-    async def _attempt(self, claim: Claim, actor: str) -> Settlement:
+    async def _attempt(self, claim: Claim, seat: Seat) -> Settlement:
         began = self._clock.monotonic()
         started_after = 0.0
 
@@ -110,26 +118,28 @@ class Performer:
         traceparent = new_traceparent(claim.traceparent)
         try:
             definition = self._definition_of(claim.job)
-            ctx = self._context_for(claim, traceparent)
+            timeout = claim.timeout if claim.timeout is not None else definition.timeout
+            ctx = self._context_for(claim, seat, traceparent, timeout)
             work = self._work(definition, claim, ctx, on_start)
         except (UnknownJob, PayloadInvalid) as error:
-            return self._settlement(claim, None, Ended(error=error), None, actor, traceparent, began, 0.0)
+            return self._settlement(claim, None, Ended(error=error), None, seat, traceparent, began, 0.0)
         is_isolated = self._crew is not None and definition.isolation is not None
         performance = Performance(
             claim=claim,
             ctx=ctx,
             is_cancelable=definition.is_async or is_isolated,
             is_on_loop=definition.is_async and not is_isolated,
+            survives_lease=definition.on_lease_loss == "continue",
             clock=self._clock,
         )
         if claim.run_id in self.performing:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
+        self._on_started(claim)
         on_start()
         task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
         timer = None
-        timeout = claim.timeout if claim.timeout is not None else definition.timeout
         if timeout is not None:
             timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
         try:
@@ -137,7 +147,8 @@ class Performer:
         finally:
             if timer is not None:
                 timer.cancel()
-        return self._settlement(claim, definition, ended, ctx.cancel_reason, actor, traceparent, began, started_after)
+        seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
+        return self._settlement(claim, definition, ended, ctx.cancel_reason, seat, traceparent, began, started_after)
 
     def _work(
         self, definition: Definition, claim: Claim, ctx: JobContext[Any], on_start: Callable[[], None]
@@ -145,14 +156,20 @@ class Performer:
         """The attempt: here, or in a child process, which validates for itself and says when it starts.
         `PayloadInvalid`."""
         if self._crew is not None and definition.isolation is not None:
-            return self._crew.perform(definition, claim, ctx, on_start)
-        bound = definition.decode_payload(claim.payload, claim.constructor_args)
+            perform = partial(self._crew.perform, definition, claim, ctx, on_start)
+            return handle_elsewhere(perform, definition, ctx, dispatcher=self._dispatcher, middleware=self._middleware)
         return handle(
-            definition, bound, claim.constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
+            definition,
+            definition.decode_payload(claim.payload, claim.constructor_args, version=claim.version),
+            claim.constructor_args,
+            ctx,
+            dispatcher=self._dispatcher,
+            threads=self._threads,
+            middleware=self._middleware,
         )
 
-    def _context_for(self, claim: Claim, traceparent: str) -> JobContext[Any]:
-        deadline = None if claim.timeout is None else claim.claimed_at + timedelta(seconds=claim.timeout)
+    def _context_for(self, claim: Claim, seat: Seat, traceparent: str, timeout: float | None) -> JobContext[Any]:
+        deadline = None if timeout is None else claim.claimed_at + timedelta(seconds=timeout)
         return JobContext(
             run_id=claim.run_id,
             job=claim.job,
@@ -166,6 +183,7 @@ class Performer:
             app=self._app(),
             link=RecordedLink(claim=claim, store=self._store, loop=self._loop, lost=self._lost),
             checkpoint=claim.checkpoint,
+            actor=seat.own,
         )
 
     def _lost(self, run_id: str) -> None:
@@ -177,16 +195,23 @@ class Performer:
         definition: Definition | None,
         ended: Ended,
         reason: CancelReason | None,
-        actor: str,
+        seat: Seat,
         traceparent: str,
         began: float,
         started_after: float,
     ) -> Settlement:
-        verdict = judge(ended, reason, self._budget(claim, definition, self._clock.monotonic() - began))
-        return self._recorded(claim, verdict, actor, traceparent, started_after)
+        taken = self._clock.monotonic() - began
+        verdict = judge(ended, reason, self._budget(claim, definition, taken))
+        return self._recorded(claim, verdict, seat, traceparent, started_after, taken)
 
     def _recorded(
-        self, claim: Claim, verdict: Verdict, actor: str, traceparent: str, started_after: float
+        self,
+        claim: Claim,
+        verdict: Verdict,
+        seat: Seat,
+        traceparent: str,
+        started_after: float,
+        taken: float | None = None,
     ) -> Settlement:
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
         return Settlement(
@@ -196,8 +221,9 @@ class Performer:
             decision=decide(standing, verdict.ending),
             result=verdict.result,
             error=None if verdict.error is None else codec.encode_error(verdict.error),
-            actor=actor,
+            actor=seat.name,
             started_after=started_after,
+            taken=taken,
             span_id=traceparent[36:52],
         )
 

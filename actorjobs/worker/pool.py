@@ -7,20 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Protocol
 
-from actorjobs.actors import Actor, ChildSpec, Life, Mailbox, Statistics, Supervisor, TaskService
+from actorjobs.actors import (
+    Actor,
+    ChildSpec,
+    ChildState,
+    Life,
+    Mailbox,
+    RestartActor,
+    Statistics,
+    Supervisor,
+    TaskService,
+)
 from actorjobs.clock import Clock
+from actorjobs.codec import clip
+from actorjobs.jobs import Actor as OwnActor
 from actorjobs.ports import Broker, Claim, Consumer, Delivery
+from actorjobs.worker.performance import Seat
+
+LONGEST_HOLD = 500
+
+START_SECONDS = 30.0
+"""How long an actor of the application's own may take to start."""
 
 
 class Perform(Protocol):
     """Executes one claimed run to its settled end."""
 
-    async def __call__(self, claim: Claim, actor: str) -> None: ...
+    async def __call__(self, claim: Claim, seat: Seat) -> None: ...
+
+
+MakeOwn = Callable[[], OwnActor | None]
+"""Makes what an actor keeps between runs; None where the queue has no such class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,21 +59,41 @@ class PoolStatistics(Statistics):
 
 
 class Performing(Actor[Delivery]):
-    """Takes deliveries out of the pool's mailbox, one at a time."""
+    """Takes deliveries out of the pool's mailbox, one at a time, and keeps the application's own actor meanwhile."""
 
-    def __init__(self, *, name: str, mailbox: Mailbox[Delivery], perform: Perform, on_done: Callable[[], None]) -> None:
+    def __init__(self, *, name: str, pool: Pool, mailbox: Mailbox[Delivery], perform: Perform, make: MakeOwn) -> None:
         super().__init__(name=name, mailbox=mailbox)
+        self._pool = pool
         self._perform = perform
-        self._on_done = on_done
+        self._make = make
+        self._own: OwnActor | None = None
+
+    async def on_start(self) -> None:
+        try:
+            self._own = self._make()
+            if self._own is not None:
+                async with asyncio.timeout(START_SECONDS):
+                    await self._own.on_start()
+        except Exception as error:
+            self._pool.not_ready(error)
+            raise
+        self._pool.ready(1)
+
+    async def on_stop(self) -> None:
+        self._pool.ready(-1)
+        if self._own is not None:
+            await self._own.on_stop()
 
     async def receive(self, message: Delivery) -> None:
-        claim = message.claim
+        claim, seat = message.claim, Seat(self.name, self._own)
         try:
             if claim is not None:
-                await self._perform(claim, self.name)
+                await self._perform(claim, seat)
         finally:
             message.ack()
-            self._on_done()
+            self._pool.done()
+        if seat.is_to_renew:
+            raise RestartActor(f"{self.name} is renewed: a handler asked for it")
 
 
 class Intake(TaskService):
@@ -96,30 +138,30 @@ class Pool:
         *,
         queue: str,
         concurrency: int,
-        jobs: tuple[str, ...],
+        jobs: Mapping[str, int],
         broker: Broker,
         perform: Perform,
         owner: Callable[[], str | None],
         clock: Clock,
-        on_failing: Callable[[str, str], None],
+        make: MakeOwn = lambda: None,
     ) -> None:
         self.name = f"pool {queue}"
         self.queue = queue
         self._default_concurrency = concurrency
         self._target = concurrency
         self._perform = perform
+        self._make = make
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._in_hand = 0
         self._performed = 0
         self._is_paused = False
-        self._hold: str | None = None
+        self._ready = 0
+        self._start_error: str | None = None
         self._change = asyncio.Event()
         self._numbers = itertools.count(1)
         self._actors = Supervisor(
             name=f"actors of {queue}",
             children=[self._spec() for _ in range(concurrency)],
-            on_failing=lambda name, error: self._fail(name, error, on_failing),
-            on_recovered=lambda _name: self._recover(),
             clock=clock,
         )
         self._intake = Intake(
@@ -130,7 +172,7 @@ class Pool:
         name = f"{self.queue}/{next(self._numbers)}"
 
         def factory() -> Performing:
-            return Performing(name=name, mailbox=self._mailbox, perform=self._perform, on_done=self._done)
+            return Performing(name=name, pool=self, mailbox=self._mailbox, perform=self._perform, make=self._make)
 
         return ChildSpec(name=name, factory=factory)
 
@@ -141,7 +183,17 @@ class Pool:
     @property
     def free(self) -> int:
         """How many more runs the pool could perform now."""
-        return 0 if self._is_paused or self._hold is not None else self._target - self._in_hand
+        return 0 if self._is_paused else min(self._target, self._ready) - self._in_hand
+
+    @property
+    def hold(self) -> str | None:
+        """Why no actor of the pool can start, if none does."""
+        return self._start_error if self._ready == 0 else None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the pool takes nothing because its actors keep failing."""
+        return self.hold is not None and any(k.state is ChildState.FAILING for k in self._actors.children)
 
     @property
     def is_idle(self) -> bool:
@@ -165,14 +217,13 @@ class Pool:
             busy=self._in_hand,
             performed=self._performed,
             is_paused=self._is_paused,
-            hold=self._hold,
+            hold=self.hold,
         )
 
     def __repr__(self) -> str:
         return f"Pool({self.queue!r}, {self._in_hand}/{self._target}{', paused' if self._is_paused else ''})"
 
     async def start(self) -> None:
-        self._hold = None
         await self._actors.start()
         await self._intake.start()
 
@@ -200,18 +251,23 @@ class Pool:
     async def wait_for_change(self) -> None:
         await self._change.wait()
 
-    def _done(self) -> None:
+    # what its actors tell
+
+    def done(self) -> None:
         self._in_hand -= 1
         self._performed += 1
         self.changed()
 
-    def _fail(self, name: str, error: BaseException, tell: Callable[[str, str], None]) -> None:
-        self._hold = f"actor {name} keeps failing: {type(error).__name__}: {error}"
-        tell(self.queue, self._hold)
-
-    def _recover(self) -> None:
-        self._hold = None
+    def ready(self, count: int) -> None:
+        """So many more actors can perform runs, or fewer."""
+        self._ready += count
+        if count > 0:
+            self._start_error = None
         self.changed()
+
+    def not_ready(self, error: Exception) -> None:
+        """An actor could not start."""
+        self._start_error = clip(f"an actor cannot start: {type(error).__name__}: {error}", LONGEST_HOLD)
 
     async def follow(self, *, is_paused: bool, concurrency: int | None) -> None:
         """Do as the queue's row says; None means the application's own figure."""

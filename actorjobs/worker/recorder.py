@@ -73,8 +73,8 @@ class Recorder:
 
     async def insert(self, envelope: Envelope) -> Accepted:
         """Accept one dispatch; answered when it is committed."""
-        lane = self._dispatches if envelope.idempotency_key is None else self._keyed
-        return await lane.put(envelope)
+        may_conflict = envelope.idempotency_key is not None or envelope.unique is not None
+        return await (self._keyed if may_conflict else self._dispatches).put(envelope)
 
     async def take(self, demand: Demand, owner: str) -> Taken:
         """Claim due runs."""

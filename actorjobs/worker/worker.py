@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any
@@ -19,13 +19,13 @@ from typing import Any
 from actorjobs.actors import Periodic, Service, Statistics, Tree
 from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
-from actorjobs.ports import Broker, Store
+from actorjobs.ports import Broker, Serves, Store
 from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
 from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, begin_lease
 from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
 from actorjobs.worker.performance import CANCEL_GRACE_SECONDS
 from actorjobs.worker.performer import Performer
-from actorjobs.worker.pool import Pool
+from actorjobs.worker.pool import MakeOwn, Pool
 from actorjobs.worker.sweeps import OnSettled, Reconciler, expire, purge, rescue
 
 logger = logging.getLogger("actorjobs.worker")
@@ -40,11 +40,12 @@ Note = Callable[[str, RunState], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolPlan:
-    """What a pool is to be: the queue, how many runs at once, the names of the jobs it knows."""
+    """What a pool is to be: the queue, how many runs at once, the jobs it knows with the newest version of each."""
 
     queue: str
     concurrency: int
-    jobs: tuple[str, ...]
+    jobs: Mapping[str, int]
+    make: MakeOwn = field(default=lambda: None)
 
 
 class BrokerService:
@@ -99,7 +100,7 @@ class Worker:
         self._store = store
         self._clock = clock
         self._random = random
-        self.failing: dict[str, str] = {}
+        self._told: tuple[str, Serves] | None = None
         self.pools = [
             Pool(
                 queue=plan.queue,
@@ -109,11 +110,11 @@ class Worker:
                 perform=performer.perform,
                 owner=lambda: lease.claiming_owner,
                 clock=clock,
-                on_failing=self.failing.__setitem__,
+                make=plan.make,
             )
             for plan in plans
         ]
-        control = partial(follow_wishes, store, lease, self.pools, performer.cancel)
+        self._jobs = {job: version for plan in plans for job, version in plan.jobs.items()}
         jitter = 0.0 if clock.is_virtual else 0.1  # many processes must not sweep in step
         shared: list[Service] = [
             self._every("expiry", EXPIRY_SECONDS, partial(expire, store, note), jitter=jitter),
@@ -121,7 +122,7 @@ class Worker:
         ]
         if clock.is_virtual:
             # One process that owns its time: nobody can die in it, and every duty costs a step of each second.
-            duties = [BrokerService(broker), *shared, self._every("control", 1.0, control, jitter=0.0)]
+            duties = [BrokerService(broker), *shared, self._every("control", 1.0, self._control, jitter=0.0)]
         else:
             reconciler = Reconciler(store=store, lease=lease, clock=clock)
             reconcile = partial(reconciler.reconcile, self._performed, self._lost_run)
@@ -139,7 +140,7 @@ class Worker:
                 self._every("reconcile", BEAT_SECONDS, reconcile),
                 self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
                 *shared,
-                self._every("control", CONTROL_SECONDS, control),
+                self._every("control", CONTROL_SECONDS, self._control),
             ]
         self._periodics = [duty for duty in duties if isinstance(duty, Periodic)]
         self._tree = Tree(name="worker", children=[*duties, *self.pools])
@@ -148,6 +149,16 @@ class Worker:
         self, name: str, seconds: float, fn: Callable[[], Coroutine[Any, Any, bool | None]], **options: Any
     ) -> Periodic:
         return Periodic(name=name, fn=fn, interval=seconds, clock=self._clock, random=self._random, **options)
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """Why queues are held whose actors keep failing."""
+        return {pool.queue: pool.hold for pool in self.pools if pool.is_failing and pool.hold is not None}
+
+    @property
+    def holds(self) -> dict[str, str]:
+        """Why queues are held whose actors cannot start."""
+        return {pool.queue: pool.hold for pool in self.pools if pool.hold is not None}
 
     @property
     def is_on_duty(self) -> bool:
@@ -159,6 +170,20 @@ class Worker:
             await begin_lease(self._store, self.lease)
         await self._store.declare_queues([pool.queue for pool in self.pools])
         await self._tree.start()
+        await self._tell()
+
+    async def _control(self) -> None:
+        await follow_wishes(self._store, self.lease, self.pools, self._performer.cancel)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Say what is served here, when that has changed."""
+        queues = {pool.queue: pool.concurrency for pool in self.pools}
+        serves = Serves(jobs=self._jobs, queues=queues, holds=self.holds)
+        owner = self.lease.owner
+        if owner is not None and self._told != (owner, serves):
+            await self._store.serve(owner, serves)
+            self._told = (owner, serves)
 
     async def stop(self, *, grace: float, hurry: asyncio.Event) -> None:
         """Take nothing more, let work end for `grace` seconds or until `hurry`, then cancel it and hand it back."""
@@ -168,7 +193,7 @@ class Worker:
             logger.info("canceling %d runs that are still at work", len(self._performer.performing))
             self._performer.cancel_all(CancelReason.SHUTDOWN)
             await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
-            self._performer.abandon_all()
+            self._performer.abandon_all(CancelReason.SHUTDOWN)
             await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
         await self._tree.stop()
         if self._clock.is_virtual and (owner := self.lease.owner) is not None:
@@ -212,4 +237,4 @@ class Worker:
             logger.error("the lease could not be renewed for %.1f s: running work is canceled", age)
             self._performer.cancel_all(CancelReason.LOST)
         if age >= ABANDON_AFTER_SECONDS:
-            self._performer.abandon_all()
+            self._performer.abandon_all(CancelReason.LOST)

@@ -1,4 +1,4 @@
-"""Databases for the contract: a SQLite file per test, one PostgreSQL database for all of them."""
+"""Databases for the contract: a SQLite file per test, on each server one database for all of them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,29 @@ from tests.contract.databases import (  # noqa: E402
     migrated_file,
 )
 
-POSTGRES_SERVER = os.environ.get("ACTORJOBS_TEST_POSTGRES_URL")
-NO_POSTGRES = 'no PostgreSQL to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
-LEFT_OUT = pytest.StashKey[int]()
+SERVERS = {name: os.environ.get(f"ACTORJOBS_TEST_{name.upper()}_URL") for name in ("postgres", "mariadb")}
+NO_SERVER = 'no {} to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a PostgreSQL what needs one is left out, in one piece; in CI it fails."""
-    if POSTGRES_SERVER is None and os.environ.get("CI") != "true":
-        needy = {item for item in items if "postgres_server" in getattr(item, "fixturenames", ())}
+    """Without a server what needs one is left out, in one piece; in CI it fails."""
+    if os.environ.get("CI") == "true":
+        return
+    left_out = config.stash.setdefault(LEFT_OUT, {})
+    for name in (name for name, address in SERVERS.items() if address is None):
+        needy = {item for item in items if f"{name}_server" in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
-        config.stash[LEFT_OUT] = len(needy)
+        left_out[name] = len(needy)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if left_out := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"{left_out} tests LEFT OUT: {NO_POSTGRES}", yellow=True, bold=True)
+    for name, count in config.stash.get(LEFT_OUT, {}).items():
+        if count:
+            terminalreporter.write_line(f"{count} tests LEFT OUT: {NO_SERVER.format(name)}", yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +77,17 @@ async def stores() -> AsyncGenerator[Stores]:
         yield Stores(stack)
 
 
+def _server(name: str) -> str:
+    address = SERVERS[name]
+    if address is None:
+        pytest.fail(NO_SERVER.format(name))
+    return address
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """The address of a PostgreSQL server on which databases may be made."""
-    if POSTGRES_SERVER is None:
-        pytest.fail(NO_POSTGRES)
-    return POSTGRES_SERVER
+    return _server("postgres")
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +103,24 @@ def postgres_url(postgres_database: str) -> str:
     """The session's database, emptied."""
     asyncio.run(emptied(postgres_database))
     return postgres_database
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> str:
+    """The address of a MariaDB or MySQL server on which databases may be made."""
+    return _server("mariadb")
+
+
+@pytest.fixture(scope="session")
+def mariadb_database(mariadb_server: str) -> Iterator[str]:
+    """A database of this test session, with the tables in it."""
+    url = asyncio.run(create_database(mariadb_server))
+    yield url
+    asyncio.run(drop_database(mariadb_server, url))
+
+
+@pytest.fixture
+def mariadb_url(mariadb_database: str) -> str:
+    """The session's database, emptied."""
+    asyncio.run(emptied(mariadb_database))
+    return mariadb_database

@@ -34,8 +34,9 @@ def migrated_file(path: Path) -> Path:
 async def create_database(server: str, *, is_migrated: bool = True) -> str:
     """A new database on that server; its address."""
     name = f"actorjobs_test_{os.getpid()}_{os.urandom(3).hex()}"
-    await _maintain(server, f'CREATE DATABASE "{name}"')
-    await _maintain(server, f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    await _maintain(server, f"CREATE DATABASE {name}")
+    if _is_postgres(server):
+        await _maintain(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
     url = make_url(server).set(database=name)
     if is_migrated:
         engine = admin_engine(url.render_as_string(hide_password=False))
@@ -43,6 +44,10 @@ async def create_database(server: str, *, is_migrated: bool = True) -> str:
             await connection.run_sync(upgrade)
         await engine.dispose()
     return url.render_as_string(hide_password=False)
+
+
+def _is_postgres(url: str) -> bool:
+    return make_url(url).get_backend_name() in ("postgres", "postgresql")
 
 
 async def emptied(url: str) -> None:
@@ -55,7 +60,8 @@ async def emptied(url: str) -> None:
 
 
 async def drop_database(server: str, url: str) -> None:
-    await _maintain(server, f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+    force = "WITH (FORCE)" if _is_postgres(server) else ""
+    await _maintain(server, f"DROP DATABASE {make_url(url).database} {force}")
 
 
 async def _maintain(server: str, statement: str) -> None:
@@ -66,8 +72,9 @@ async def _maintain(server: str, statement: str) -> None:
 
 
 def admin_engine(url: str, **options: Any) -> AsyncEngine:
-    """An engine of the test's own on a PostgreSQL database."""
-    return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
+    """An engine of the test's own on a server's database."""
+    driver = "postgresql+asyncpg" if _is_postgres(url) else "mysql+asyncmy"
+    return create_async_engine(make_url(url).set(drivername=driver), **options)
 
 
 @asynccontextmanager
@@ -140,8 +147,9 @@ Begin = Callable[[], AbstractAsyncContextManager[OpenTransaction]]
 
 
 def transactions_on(store: Store) -> Mapping[str, Begin]:
-    """What `tx=` takes on this store. A driver without asyncio is at hand for SQLite only."""
+    """What `tx=` takes on this store. There is no driver without asyncio for PostgreSQL here."""
     engine = engine_of(store)
+    driver = {"sqlite": "sqlite", "mysql": "mysql+pymysql"}.get(engine.url.get_backend_name())
 
     @asynccontextmanager
     async def async_session() -> AsyncGenerator[OpenTransaction]:
@@ -155,19 +163,19 @@ def transactions_on(store: Store) -> Mapping[str, Begin]:
 
     @asynccontextmanager
     async def session() -> AsyncGenerator[OpenTransaction]:
-        sync_engine = create_engine(engine.url.set(drivername="sqlite"))
+        sync_engine = create_engine(engine.url.set(drivername=str(driver)))
         with Session(sync_engine) as session:
             yield SyncTransaction(session)
         sync_engine.dispose()
 
     @asynccontextmanager
     async def connection() -> AsyncGenerator[OpenTransaction]:
-        sync_engine = create_engine(engine.url.set(drivername="sqlite"))
+        sync_engine = create_engine(engine.url.set(drivername=str(driver)))
         with sync_engine.connect() as connection:
             yield SyncTransaction(connection)
         sync_engine.dispose()
 
     kinds: dict[str, Begin] = {"async-session": async_session, "async-connection": async_connection}
-    if engine.url.get_backend_name() == "sqlite":
+    if driver is not None:
         kinds |= {"session": session, "connection": connection}
     return kinds

@@ -506,7 +506,7 @@ async def test_hot_statements_go_by_index(store: SqlStore, admin: AsyncEngine) -
     async with admin.connect() as connection:
         await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE"))
     statements = PostgresStatements(is_virtual=False)
-    demand = {"ns": "default", "queue": "queue-3", "jobs": [JOB], "limit": 20, "owner": "w"}
+    demand = {"ns": "default", "queue": "queue-3", "jobs": [JOB], "versions": "{}", "limit": 20, "owner": "w"}
     where = {"ns": "default", "queue": "queue-3"}
     settled = '[{"id":"%s","attempt":1,"owner":"w","outcome":"succeeded","state":"succeeded","is_over":true}]'
     hot: dict[str, tuple[Any, dict[str, Any]]] = {

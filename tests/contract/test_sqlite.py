@@ -200,7 +200,7 @@ SECRET = "s3cr3t-w0rd"
         "store.db",
         "not a url",
         "://",
-        f"mysql://root:{SECRET}@localhost/jobs",
+        f"oracle://root:{SECRET}@localhost/jobs",
         f"oracle+cx://scott:{SECRET}@h/d",
         "sqlite://localhost/store.db",
         f"sqlite://user:{SECRET}@/store.db",

@@ -58,6 +58,13 @@ class OnPostgres(OnDatabase):
             yield open_store
 
 
+class OnMariadb(OnDatabase):
+    @pytest.fixture
+    async def open_store(self, mariadb_url: str) -> AsyncGenerator[OpenStore]:
+        async with opening(mariadb_url) as open_store:
+            yield open_store
+
+
 class TestSqlite(OnSqlite, StoreSuite):
     pass
 
@@ -71,4 +78,12 @@ class TestPostgres(OnPostgres, StoreSuite):
 
 
 class TestPostgresInRealTime(InRealTime, OnPostgres, StoreSuite, virtual_time=False):
+    pass
+
+
+class TestMariadb(OnMariadb, StoreSuite):
+    pass
+
+
+class TestMariadbInRealTime(InRealTime, OnMariadb, StoreSuite, virtual_time=False):
     pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actorjobs.jobs import Job, JobContext, JobRef, RunHandle, job
+from actorjobs.jobs import Job, JobContext, JobRef, Process, Queue, RunHandle, Unique, job
 from actorjobs.retry import Retry
 
 from .good import (
@@ -103,6 +103,14 @@ def definitions() -> None:
     job("a:b", qeue="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # E
     job("a:b", timeout="30")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
     job("a:b", retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    job("a:b", unique=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    job("a:b", isolation="thread")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    job("a:b", on_lease_loss="stop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    job("a:b", version="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    Unique(("email",), on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    Unique(("email",), while_="running")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    Process(memory="1 GiB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
+    Queue(actor=Receipt)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # E
     JobRef("a:b", int, None)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]  # E
     JobRef("a:b", Welcome)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # E
 

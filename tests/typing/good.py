@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypeVar
 
 from actorjobs.jobs import (
+    Actor,
     ArgsDispatchable,
     Definition,
     Dispatchable,
@@ -18,7 +19,10 @@ from actorjobs.jobs import (
     Job,
     JobContext,
     JobRef,
+    Process,
+    Queue,
     RunHandle,
+    Unique,
     current_context,
     job,
 )
@@ -46,6 +50,43 @@ class Receipt(BaseModel):
 
 class Numbers(RootModel[list[int]]):
     pass
+
+
+class Mailer(Actor):
+    def __init__(self) -> None:
+        self.sent = 0
+
+
+def upcast(payload: Any, version: int) -> dict[str, Any]:
+    return {"email": payload["mail"], "title": "old"}
+
+
+@job(
+    "mail:versioned",
+    version=2,
+    upcast=upcast,
+    unique=Unique(("email",), while_="queued", on_conflict="replace"),
+    isolation=Process(memory=512 * 1024 * 1024),
+    on_lease_loss="continue",
+)
+async def versioned(payload: Welcome, ctx: JobContext[Services]) -> None:
+    assert_type(ctx.actor(Mailer), Mailer)
+    assert_type(ctx.actor(Mailer).sent, int)
+    await versioned.dispatch(payload, unique=False)
+    await versioned.dispatch(payload, unique=Unique(period=timedelta(hours=1), on_conflict="raise"))
+    Queue(concurrency=4, actor=Mailer)
+
+
+class Versioned(Job[Welcome, None]):
+    name = "mail:versioned-class"
+    version = 2
+    unique = Unique()
+    isolation = "process"
+    on_lease_loss = "continue"
+
+    @classmethod
+    def upcast(cls, payload: Any, version: int) -> Any:
+        return payload
 
 
 # --- function jobs ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_type
 
+from actorjobs import Accepted, Access, CallNext, DispatchNext, Envelope, JobContext, Observation, Run, RunState
 from actorjobs.jobs import RunHandle
 from actorjobs.runtime import Runtime
 
@@ -44,3 +45,30 @@ async def dispatching(runtime: Runtime) -> None:
 
 
 runtime = Runtime(jobs=[send_welcome, export, BuildReport, "myapp.jobs"], queues={"emails": 20})
+
+
+class OwnTenantOnly:
+    async def allows(self, access: Access) -> bool:
+        assert_type(access.run, Run | None)
+        return access.caller == access.tenant
+
+
+class Everybody:
+    def allows(self, access: Access) -> bool:
+        return True
+
+
+async def timed(ctx: JobContext[Any], call_next: CallNext) -> Any:
+    return await call_next(ctx)
+
+
+async def stamped(envelope: Envelope, call_next: DispatchNext) -> Accepted:
+    return await call_next(envelope)
+
+
+async def told(observation: Observation) -> None:
+    assert_type(observation.state, RunState | None)
+
+
+guarded = Runtime(policy=OwnTenantOnly(), middleware=[timed], dispatch_middleware=[stamped], observers=[told, print])
+open_to_all = Runtime(policy=Everybody())

@@ -228,7 +228,7 @@ async def test_rows_that_nobody_performs_are_released(make_runtime: MakeRuntime,
     lease = Lease(clock=clock)
     await begin_lease(store, lease)
     assert lease.owner is not None
-    [taken] = await store.take([Demand(queue="default", jobs=("test:orphan",), limit=1)], lease.owner)
+    [taken] = await store.take([Demand(queue="default", jobs={"test:orphan": 1}, limit=1)], lease.owner)
     assert len(taken.claims) == 1
     reconciler = sweeps.Reconciler(store=store, lease=lease, clock=clock)
     canceled: list[str] = []

@@ -520,3 +520,37 @@ def test_errors_cross_the_line_with_type_and_facts() -> None:
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
     foreign = messages.error_of(messages.failure_of(KeyError("x")))
     assert (type(foreign), str(foreign)) == (aj.ActorJobsError, "KeyError: 'x'")
+
+
+# --- what stays in the worker ----------------------------------------------------------------------------------------
+
+
+async def test_middleware_and_policy_stay_in_the_worker(make_runtime: MakeRuntime) -> None:
+    seen: list[tuple[str, str]] = []
+    callers: set[str | None] = set()
+
+    async def middleware(ctx: aj.JobContext[Any], call_next: Any) -> Any:
+        try:
+            result = await call_next(ctx)
+        except Exception as error:
+            seen.append((ctx.job, str(error)))
+            raise
+        seen.append((ctx.job, type(result).__name__))
+        return f"{result}!" if isinstance(result, str) else result
+
+    class Policy:
+        def allows(self, access: aj.Access) -> bool:
+            callers.add(access.caller)
+            return access.caller in (None, access.tenant)
+
+    made = make_runtime(jobs.echo, jobs.never, jobs.steer, jobs.dispatch_sync, middleware=[middleware], policy=Policy())
+    async with made as runtime:
+        assert await (await jobs.echo.dispatch("hello")).result(timeout=20) == "hello!"
+        run, _ = await ends_as(await jobs.never.dispatch(Work()))
+        assert [error.name for error in run.errors] == ["Odd"]
+        assert seen[0] == ("iso:echo", "str")
+        assert seen[1][1].startswith("Odd")
+        handle = await jobs.dispatch_sync.options(tenant="acme").dispatch(Work())
+        for child in await handle.result(timeout=20):
+            assert (await runtime.runs.get(child)).tenant == "acme"
+        assert callers == {None, "acme"}

@@ -30,10 +30,23 @@ from actorjobs.testing.store_suite.setting import OpenStore, OpenTransaction
 from actorjobs.testing.store_suite.settling import Settling
 from actorjobs.testing.store_suite.sweeping import Sweeping
 from actorjobs.testing.store_suite.transactions import Transactions
+from actorjobs.testing.store_suite.uniqueness import Uniqueness
 from actorjobs.testing.store_suite.wishing import Wishing
 
 
-class StoreSuite(Accepting, Transactions, Delivering, Settling, Owning, Wishing, Sweeping, Reading, Managing, Matching):
+class StoreSuite(
+    Accepting,
+    Uniqueness,
+    Transactions,
+    Delivering,
+    Settling,
+    Owning,
+    Wishing,
+    Sweeping,
+    Reading,
+    Managing,
+    Matching,
+):
     """Everything that a store must do. See the module for how to use it."""
 
 

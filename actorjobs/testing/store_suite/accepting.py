@@ -246,7 +246,7 @@ class Accepting(StoreSetting):
             assert getattr(run, name) == text
         assert (run.payload, run.tags) == ([NASTY], (NASTY,))
         assert run.constructor_args == run.meta == {NASTY: NASTY}
-        [claim] = await take(store, queue=texts["queue"], jobs=(texts["job"],))
+        [claim] = await take(store, queue=texts["queue"], jobs={texts["job"]: 1})
         assert (claim.job, claim.queue, claim.tenant) == (run.job, run.queue, run.tenant)
 
     async def test_payloads_come_back_as_they_were(self, store: Store) -> None:

@@ -31,7 +31,7 @@ from actorjobs.testing.store_suite.setting import (
     taken,
 )
 
-ANY = Demand(queue=QUEUE, jobs=(JOB,), limit=10)
+ANY = Demand(queue=QUEUE, jobs={JOB: 1}, limit=10)
 
 
 def ids(claims: Sequence[Claim]) -> list[str]:
@@ -39,6 +39,11 @@ def ids(claims: Sequence[Claim]) -> list[str]:
 
 
 class Delivering(StoreSetting):
+    async def test_a_newer_version_waits_for_one_who_knows_it(self, store: Store) -> None:
+        old, new = await accepted(store, envelope(version=1), envelope(version=3))
+        assert ids(await take(store, jobs={JOB: 2})) == [old]
+        assert ids(await take(store, jobs={JOB: 3})) == [new]
+
     async def test_a_claim_has_all_that_performing_needs(self, store: Store, clock: Clock) -> None:
         asked = envelope(
             version=3,
@@ -55,7 +60,7 @@ class Delivering(StoreSetting):
             priority=0,
         )
         await accepted(store, asked)
-        [claim] = await take(store)
+        [claim] = await take(store, jobs={JOB: 3})
         run = await store.get(asked.id)
         assert claim == Claim(
             run_id=asked.id,
@@ -135,8 +140,8 @@ class Delivering(StoreSetting):
         [unknown] = await accepted(store, envelope(job="suite:unknown", priority=9))
         [known] = await accepted(store, envelope())
         assert ids(await take(store, limit=1)) == [known]
-        assert await take(store, jobs=()) == []
-        assert ids(await take(store, jobs=("suite:unknown", JOB))) == [unknown]
+        assert await take(store, jobs={}) == []
+        assert ids(await take(store, jobs={"suite:unknown": 1, JOB: 1})) == [unknown]
 
     async def test_other_queues_and_namespaces_are_left(self, store: Store, foreign: Store) -> None:
         await accepted(foreign, envelope())
@@ -149,12 +154,12 @@ class Delivering(StoreSetting):
         asked = {queue: envelope(queue=queue) for queue in ("a", "b", "c")}
         await accepted(store, *asked.values())
         wanted = ("c", "empty", "a")
-        answers = await store.take([Demand(queue=queue, jobs=(JOB,), limit=5) for queue in wanted], OWNER)
+        answers = await store.take([Demand(queue=queue, jobs={JOB: 1}, limit=5) for queue in wanted], OWNER)
         assert [ids(answer.claims) for answer in answers] == [[asked["c"].id], [], [asked["a"].id]]
 
     async def test_two_demands_of_one_group_never_share_a_run(self, store: Store) -> None:
         new = await accepted(store, *(envelope() for _ in range(6)))
-        answers = await store.take([Demand(queue=QUEUE, jobs=(JOB,), limit=2)] * 4, OWNER)
+        answers = await store.take([Demand(queue=QUEUE, jobs={JOB: 1}, limit=2)] * 4, OWNER)
         assert [len(answer.claims) for answer in answers] == [2, 2, 2, 0]
         assert sorted(claim.run_id for answer in answers for claim in answer.claims) == sorted(new)
 
@@ -259,7 +264,7 @@ class Delivering(StoreSetting):
         [answer] = await store.take([ANY], OWNER)
         assert ids(answer.claims) == [innocent]
         assert answer.suspects_due
-        [answer] = await store.take([Demand(queue=QUEUE, jobs=(JOB,), limit=10, suspects=True)], OWNER)
+        [answer] = await store.take([Demand(queue=QUEUE, jobs={JOB: 1}, limit=10, suspects=True)], OWNER)
         [claim] = answer.claims
         assert (claim.run_id, claim.losses) == (suspect, LOSSES_UNTIL_SUSPECT)
         assert not answer.suspects_due
@@ -280,7 +285,7 @@ class Delivering(StoreSetting):
 
     async def test_ordinary_runs_are_not_taken_as_suspects(self, store: Store) -> None:
         await accepted(store, envelope())
-        [answer] = await store.take([Demand(queue=QUEUE, jobs=(JOB,), limit=10, suspects=True)], OWNER)
+        [answer] = await store.take([Demand(queue=QUEUE, jobs={JOB: 1}, limit=10, suspects=True)], OWNER)
         assert (list(answer.claims), answer.suspects_due) == ([], False)
 
     async def _suspect(self, store: Store, travel: Travel) -> str:

@@ -204,7 +204,7 @@ class StoreMachine:
         demands = [
             Demand(
                 queue=queue,
-                jobs=tuple(random.sample(JOBS, random.choice([1, 2, 3, 3, 3]))),
+                jobs=dict.fromkeys(random.sample(JOBS, random.choice([1, 2, 3, 3, 3])), 1),
                 limit=random.choice([0, 1, 2, 3, 5, 50]),
                 suspects=random.random() < 0.2,
             )

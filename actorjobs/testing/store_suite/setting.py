@@ -123,7 +123,7 @@ async def accepted(store: Store, *envelopes: Envelope) -> list[str]:
 
 async def take(store: Store, owner: str = OWNER, **fields: Any) -> list[Claim]:
     """Claim what is due."""
-    wanted: dict[str, Any] = {"queue": QUEUE, "jobs": (JOB,), "limit": 100}
+    wanted: dict[str, Any] = {"queue": QUEUE, "jobs": {JOB: 1}, "limit": 100}
     [taken] = await store.take([Demand(**wanted | fields)], owner)
     return list(taken.claims)
 
@@ -132,7 +132,7 @@ async def taken(store: Store, owner: str = OWNER, **fields: Any) -> Claim:
     """A new run, claimed."""
     fields.setdefault("queue", f"queue-{os.urandom(4).hex()}")
     [new] = await accepted(store, envelope(**fields))
-    [claim] = await take(store, owner, queue=fields["queue"], jobs=(fields.get("job", JOB),))
+    [claim] = await take(store, owner, queue=fields["queue"], jobs={fields.get("job", JOB): 1})
     assert claim.run_id == new
     return claim
 
@@ -182,7 +182,7 @@ async def brought_to(store: Store, state: RunState, **fields: Any) -> Run:
         case RunState.EXPIRED:
             assert await store.expire(10) == [new]
         case _:
-            [claim] = await take(store, queue=queue, jobs=(fields.get("job", JOB),))
+            [claim] = await take(store, queue=queue, jobs={fields.get("job", JOB): 1})
             await _go_on(store, claim, state)
     run = await store.get(new)
     assert run.state is state

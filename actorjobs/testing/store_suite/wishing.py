@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from actorjobs.model import RunState
-from actorjobs.ports import QueueInfo, Store
+from actorjobs.ports import QueueInfo, Serves, Store
 from actorjobs.testing.store_suite.setting import (
+    EVERYTHING,
+    JOB,
     NASTY,
     OWNER,
     QUEUE,
@@ -16,6 +19,7 @@ from actorjobs.testing.store_suite.setting import (
     end,
     envelope,
     taken,
+    worker,
 )
 
 
@@ -101,3 +105,36 @@ class Wishing(StoreSetting):
     async def test_the_address_shows_no_password(self, store: Store) -> None:
         assert store.url
         assert "password" not in store.url
+
+    async def test_what_no_living_worker_knows_is_held(self, store: Store, twin: Store, foreign: Store) -> None:
+        fields: dict[str, dict[str, Any]] = {
+            "unknown": {"job": "suite:new"},
+            "newer": {"version": 3},
+            "known": {"version": 2},
+        }
+        found = {name: await brought_to(store, RunState.QUEUED, **more, queue="q") for name, more in fields.items()}
+
+        async def holds() -> dict[str, str | None]:
+            one_by_one = {name: (await twin.get(run.id)).hold for name, run in found.items()}
+            listed = {run.id: run.hold for run in await twin.list(EVERYTHING, limit=10, cursor=None)}
+            assert one_by_one == {name: listed[run.id] for name, run in found.items()}
+            return one_by_one
+
+        assert set((await holds()).values()) == {None}
+        await foreign.join(worker("elsewhere"))
+        await foreign.serve("elsewhere", Serves(jobs={}, queues={"q": 1}))
+        await store.join(worker())
+        await store.serve(OWNER, Serves(jobs={JOB: 2}, queues={"other": 1}))
+        assert set((await holds()).values()) == {None}
+        await store.serve(OWNER, Serves(jobs={JOB: 2}, queues={"q": 1}))
+        assert await holds() == {"unknown": "unknown job", "newer": "newer version", "known": None}
+        await store.serve(OWNER, Serves(jobs={JOB: 2}, queues={"q": 1}, holds={"q": "no connection"}))
+        assert (await holds())["known"] == "no connection"
+        await store.join(worker("newest"))
+        await store.serve("newest", Serves(jobs={JOB: 3, "suite:new": 1}, queues={"q": 1}))
+        assert set((await holds()).values()) == {None}
+        assert {one.id: one.serves for one in await twin.workers()}["newest"] == Serves(
+            jobs={JOB: 3, "suite:new": 1}, queues={"q": 1}
+        )
+        await store.leave("newest")
+        assert (await holds())["unknown"] == "unknown job"

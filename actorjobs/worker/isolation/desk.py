@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,13 @@ from actorjobs.worker.isolation.messages import Message
 
 
 class Desk:
-    """Answers for one attempt, through the context and the dispatcher that the attempt would have in this process."""
+    """Answers for one attempt, through the context and the dispatcher that the attempt would have in this process.
+
+    `variables` are those of the attempt: whoever is asked on its behalf sees its tenant.
+    """
 
     def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher, on_start: Callable[[], None]) -> None:
+        self.variables = copy_context()
         self.on_start = on_start
         self._ctx = ctx
         self._dispatcher = dispatcher

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
@@ -196,7 +196,7 @@ class Child:
                 case "ended" if message["run"] == self._runs and not self._verdict.done():
                     self._verdict.set_result(verdict_of(message))
                 case "ask":
-                    self._begin(self._answer(message, self._desk if message["run"] == self._runs else None))
+                    self._begin(message, self._desk if message["run"] == self._runs else None)
                 case "log":
                     write_again(message["record"])
                 case _:
@@ -208,8 +208,9 @@ class Child:
         if not self._started.done():
             self._started.set_result(failure)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+    def _begin(self, ask: Message, desk: Desk | None) -> None:
+        context = None if desk is None else desk.variables.copy()
+        task = self._loop.create_task(self._answer(ask, desk), context=context)
         self._asks.add(task)
         task.add_done_callback(self._asks.discard)
 
