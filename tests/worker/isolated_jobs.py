@@ -31,6 +31,14 @@ class Work(BaseModel):
     where: str = ""
 
 
+def mark(path: Path, text: str | None = None) -> None:
+    path.write_text(text or str(os.getpid()))
+
+
+def read(path: Path) -> str:
+    return path.read_text()
+
+
 class Services:
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -170,10 +178,6 @@ def family(payload: Work) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(payload.where).write_text(f"{os.getpid()} {child.pid}")
     time.sleep(600)
-
-
-def mark(path: Path) -> None:
-    path.write_text(str(os.getpid()))
 
 
 @aj.job("iso:die", isolation="process", retry=ONCE)
@@ -339,3 +343,32 @@ async def nested(store: str) -> list[str]:
     except aj.InvalidOption as refusal:
         return [handle.id, str(refusal)]
     return []
+
+
+_left: set[asyncio.Task[None]] = set()
+
+
+@aj.job("iso:leave", isolation="process", retry=ONCE)
+async def leave(ctx: aj.JobContext[Any], where: str) -> None:
+    waiting = asyncio.create_task(echo.handle(ctx.run_id).result())
+
+    async def later() -> None:
+        said: list[str] = []
+        for late in (waiting, ctx.progress(0.9), ctx.dispatch(echo, "late")):
+            try:
+                await late
+            except aj.ActorJobsError as error:
+                said.append(type(error).__name__)
+            while not os.environ.get("TEST_NEXT"):
+                await asyncio.sleep(0.01)
+        mark(Path(where), " ".join(said))
+
+    _left.add(asyncio.create_task(later()))
+    await asyncio.sleep(0.05)
+
+
+@aj.job("iso:next", isolation="process", retry=ONCE)
+async def following(where: str) -> str:
+    os.environ["TEST_NEXT"] = "yes"
+    await asyncio.gather(*_left)
+    return read(Path(where))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 import actorjobs as aj
 from actorjobs.worker.isolation import crew, messages, orders, process
@@ -125,9 +126,9 @@ async def test_signals_from_threads_and_task_groups_of_the_child(make_runtime: M
 
 
 async def test_large_values_and_invalid_ones(make_runtime: MakeRuntime) -> None:
-    text = "ab\u20ac\n" * 33_000
+    value = "ab\u20ac\n" * 33_000
     async with make_runtime(jobs.echo, jobs.bad_result, jobs.self_canceled):
-        assert await (await jobs.echo.dispatch(text)).result(timeout=20) == text
+        assert await (await jobs.echo.dispatch(value)).result(timeout=20) == value
         run, outcomes = await ends_as(await jobs.bad_result.dispatch(Work()))
         assert (outcomes, run.reason, run.errors[-1].name) == ([aj.Outcome.FAILED], "permanent", "ResultInvalid")
         run, _ = await ends_as(await jobs.self_canceled.dispatch(Work()))
@@ -180,6 +181,25 @@ async def test_a_child_may_open_a_client_but_no_pools(make_runtime: MakeRuntime)
         run_id, refusal = await (await jobs.nested.dispatch(runtime.settings.store_url)).result(timeout=20)
         assert (await runtime.runs.wait(run_id, timeout=20)).result == "from below"
         assert "cannot start pools" in refusal
+
+
+async def test_what_a_run_leaves_behind_speaks_for_no_other(make_runtime: MakeRuntime, tmp_path: Path) -> None:
+    async with make_runtime(jobs.leave, jobs.following, jobs.echo) as runtime:
+        await (await jobs.leave.dispatch(str(tmp_path / "said"))).result(timeout=20)
+        handle = await jobs.following.dispatch(str(tmp_path / "said"))
+        assert await handle.result(timeout=20) == "ContextMissing ContextMissing ContextMissing"
+        assert (await handle.run()).progress is None
+        assert sum((await runtime.runs.count_by_state()).values()) == 2
+
+
+async def test_a_stored_payload_is_validated_in_the_child(make_runtime: MakeRuntime) -> None:
+    async with make_runtime(jobs.echo) as runtime:
+        handle = await jobs.echo.options(delay=0.2).dispatch("x")
+        async with runtime.store.engine.begin() as connection:
+            change = text("UPDATE actorjobs_runs SET payload = '{\"nonsense\": 1}' WHERE id = :id")
+            await connection.execute(change, {"id": handle.id})
+        run, outcomes = await ends_as(handle)
+        assert (outcomes, run.reason, run.errors[-1].name) == ([aj.Outcome.FAILED], "permanent", "PayloadInvalid")
 
 
 async def test_log_records_come_out_here(make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,7 @@ from actorjobs.lifecycle import Ending
 from actorjobs.model import Outcome
 from actorjobs.worker.handling import handle
 from actorjobs.worker.isolation import inside
-from actorjobs.worker.isolation.line import Line, LineDispatcher, LineLink, end_at_once
+from actorjobs.worker.isolation.line import Line, LineDispatcher, LineLink, Voice, end_at_once
 from actorjobs.worker.isolation.logs import Forwarding, set_levels
 from actorjobs.worker.isolation.messages import Message
 from actorjobs.worker.isolation.orders import context_of, message_of, retry_of
@@ -78,7 +78,7 @@ class Child:
         self._factory = context
         self._app: Any = None
         self._limits: dict[str, Any] = setup["limits"]
-        self._dispatcher = LineDispatcher(line, frozenset(setup["jobs"]))
+        self._jobs = frozenset[str](setup["jobs"])
         self._threads = CapacityLimiter(math.inf)
 
     async def serve(self) -> None:
@@ -94,7 +94,6 @@ class Child:
                 await self._perform(order)
 
     async def _perform(self, order: Message) -> None:
-        self._line.begin(order["run"])
         _limit_cpu(self._limits["cpu"])
         self._line.send({"say": "taken", "run": order["run"]})
         try:
@@ -107,9 +106,10 @@ class Child:
 
     async def _attempt(self, order: Message) -> Verdict:
         began = time.monotonic()
-        ctx = context_of(order, app=self._app, link=LineLink(self._line))
+        voice = Voice(self._line, order["run"])
+        ctx = context_of(order, app=self._app, link=LineLink(voice))
         definition = definition_of(find(order["script"]))
-        work = self._handle(definition, order, ctx)
+        work = self._handle(definition, order, ctx, LineDispatcher(voice, self._jobs))
         task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=self._variables.copy())
         await asyncio.wait({task})
         ended = Ended(error=asyncio.CancelledError()) if task.cancelled() else task.result()
@@ -126,15 +126,15 @@ class Child:
         )
         return judge(ended, None, budget)
 
-    async def _handle(self, definition: Definition, order: Message, ctx: JobContext[Any]) -> Ended:
+    async def _handle(
+        self, definition: Definition, order: Message, ctx: JobContext[Any], dispatcher: LineDispatcher
+    ) -> Ended:
         constructor_args = order["constructor_args"]
         try:
             bound = definition.decode_payload(order["payload"], constructor_args, version=order["version"])
         except PayloadInvalid as error:
             return Ended(error=error)
-        return await handle(
-            definition, bound, constructor_args, ctx, dispatcher=self._dispatcher, threads=self._threads
-        )
+        return await handle(definition, bound, constructor_args, ctx, dispatcher=dispatcher, threads=self._threads)
 
 
 def _die_with(parent: int) -> None:
@@ -176,17 +176,24 @@ def _limit(limits: dict[str, Any]) -> None:
                 f"memory={memory:,} bytes is less than the {_address_space():,} that the child process takes up "
                 "before its first run"
             )
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        _lower(resource.RLIMIT_AS, memory)
     if limits["files"] is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limits["files"], limits["files"]))
+        _lower(resource.RLIMIT_NOFILE, limits["files"])
+
+
+def _lower(kind: int, value: int) -> None:
+    """Both limits, so that the handler cannot take it back; a tighter one from outside stands."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def _limit_cpu(seconds: float | None) -> None:
     """So many seconds more than were used so far, rounded up as the system counts whole ones."""
     if seconds is not None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + seconds), hard))
+        soft, hard = math.ceil(usage.ru_utime + usage.ru_stime + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _address_space() -> int:

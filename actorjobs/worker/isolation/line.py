@@ -28,7 +28,6 @@ class Line:
         self._sending = threading.Lock()
         self._numbers = itertools.count(1)
         self._asked: dict[int, Future[Any]] = {}
-        self._run = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._orders: asyncio.Queue[Message] = asyncio.Queue()
         os.register_at_fork(after_in_child=self._leave_to_parent)
@@ -44,6 +43,7 @@ class Line:
         if self._socket is None:
             return False
         data = pack(message)
+        size_of(data[: HEADER.size])  # too large a message would pass for nonsense over there
         with self._sending:
             self._socket.sendall(data)
         return True
@@ -88,17 +88,14 @@ class Line:
     async def next_order(self) -> Message:
         return await self._orders.get()
 
-    def begin(self, run: int) -> None:
-        self._run = run
-
-    def ask(self, what: str, **facts: Any) -> Future[Any]:
-        """Have the worker do something, from any thread. The future holds its answer or its error."""
+    def ask(self, run: int, what: str, **facts: Any) -> Future[Any]:
+        """Have the worker do something for that run, from any thread. The future holds its answer or its error."""
         self.check()
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         number = next(self._numbers)
         self._asked[number] = future
-        self.send({"say": "ask", "what": what, "run": self._run, "number": number, **facts})
+        self.send({"say": "ask", "what": what, "run": run, "number": number, **facts})
         return future
 
     def check(self) -> None:
@@ -106,15 +103,26 @@ class Line:
         if self._socket is None:
             raise ContextMissing("a process forked by a handler cannot speak for it: let the handler say it")
 
-    async def answer(self, what: str, **facts: Any) -> Any:
-        return await asyncio.wrap_future(self.ask(what, **facts))
-
     @property
     def is_loops_thread(self) -> bool:
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
+
+
+class Voice:
+    """One attempt's voice on the line: what it has left running speaks for no later one."""
+
+    def __init__(self, line: Line, run: int) -> None:
+        self.line = line
+        self._run = run
+
+    def ask(self, what: str, **facts: Any) -> Future[Any]:
+        return self.line.ask(self._run, what, **facts)
+
+    async def answer(self, what: str, **facts: Any) -> Any:
+        return await asyncio.wrap_future(self.ask(what, **facts))
 
 
 def end_at_once() -> None:
@@ -127,18 +135,18 @@ def end_at_once() -> None:
 class LineLink:
     """What the context of a handler writes to the record of its run, by way of the worker."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
         self._loop = asyncio.get_running_loop()
 
     async def save_progress(self, fraction: float, message: str | None) -> None:
-        await self._line.answer("progress", fraction=fraction, message=message)
+        await self._voice.answer("progress", fraction=fraction, message=message)
 
     async def save_checkpoint(self, state: Mapping[str, Any]) -> None:
-        await self._line.answer("checkpoint", state=dict(state))
+        await self._voice.answer("checkpoint", state=dict(state))
 
     def run_on_loop(self, make: Callable[[], Awaitable[Any]]) -> Any:
-        self._line.check()
+        self._voice.line.check()
 
         async def work() -> Any:
             return await make()
@@ -149,22 +157,22 @@ class LineLink:
 class LineDispatcher:
     """Has the worker's runtime accept what is dispatched in the child."""
 
-    def __init__(self, line: Line, jobs: frozenset[str]) -> None:
-        self._line = line
+    def __init__(self, voice: Voice, jobs: frozenset[str]) -> None:
+        self._voice = voice
         self._jobs = jobs
-        self.runs: RunReader = LineReader(line)
+        self.runs: RunReader = LineReader(voice)
 
     def knows(self, job: str) -> bool:
         return job in self._jobs
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
-        return Accepted(**await self._line.answer("accept", envelope=_written(envelope, tx)))
+        return Accepted(**await self._voice.answer("accept", envelope=_written(envelope, tx)))
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         written = _written(envelope, tx)
-        if self._line.is_loops_thread:
+        if self._voice.line.is_loops_thread:
             raise InvalidOption("this would block the event loop: use await here")
-        return Accepted(**self._line.ask("accept", envelope=written).result())
+        return Accepted(**self._voice.ask("accept", envelope=written).result())
 
 
 def _written(envelope: Envelope, tx: Transaction | None) -> dict[str, Any]:
@@ -180,20 +188,20 @@ def _written(envelope: Envelope, tx: Transaction | None) -> dict[str, Any]:
 class LineReader:
     """Reads and manages runs through the worker's runtime."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
 
     async def get(self, run_id: str) -> Run:
-        return desk.read(await self._line.answer("get", run_id=run_id))
+        return desk.read(await self._voice.answer("get", run_id=run_id))
 
     async def wait(self, run_id: str, timeout: float | None) -> Run:
-        return desk.read(await self._line.answer("wait", run_id=run_id, timeout=timeout))
+        return desk.read(await self._voice.answer("wait", run_id=run_id, timeout=timeout))
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> Run:
-        return desk.read(await self._line.answer("cancel", run_id=run_id, reason=reason))
+        return desk.read(await self._voice.answer("cancel", run_id=run_id, reason=reason))
 
     async def replay_run(self, run_id: str, *, delay: Any = None, reason: str | None = None) -> str:
-        return str(await self._line.answer("replay", run_id=run_id, delay=delay, reason=reason))
+        return str(await self._voice.answer("replay", run_id=run_id, delay=delay, reason=reason))
 
     def events(self, run_id: str) -> AsyncIterator[HistoryEntry]:
         raise InvalidOption("events() is not to be had in a child process: use run() or result()")

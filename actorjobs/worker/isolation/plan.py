@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from actorjobs import codec
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs import Definition, definition_of
-from actorjobs.worker.isolation.logs import levels
+from actorjobs.worker.isolation.logs import LONGEST_TEXT, levels
 from actorjobs.worker.isolation.messages import Message
 from actorjobs.worker.isolation.places import find, main_script, name_of
 
@@ -27,7 +28,7 @@ class Plan:
     def message(self) -> Message:
         return {
             "say": "setup",
-            "argv": sys.argv,
+            "argv": [codec.clip(argument, LONGEST_TEXT) for argument in sys.argv],
             "jobs": self.jobs,
             "handlers": self.handlers,
             "context": self.context,

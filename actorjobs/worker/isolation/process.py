@@ -59,15 +59,19 @@ class Child:
         self._runs = 0
         self._was_taken = False
         self._is_killed = False
+        self._is_over = False
         # Context(): what a child says belongs to no run's context variables.
         self.gone = self._loop.create_task(self._attend(), name=f"child {self.pid}", context=Context())
 
     @classmethod
     async def spawn(cls, setup: Message, limits: Process) -> Child:
         """Start the interpreter. `OSError` when the system has no room for another process."""
+        limited = {"memory": limits.memory, "cpu": limits.cpu, "files": limits.files}
+        first_words = messages.pack({**setup, "limits": limited})
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
+        with theirs:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            try:
                 # By the thread of the loop: a child's parent-death signal comes when the thread ends that spawned it.
                 process = await asyncio.create_subprocess_exec(
                     *_command(theirs.fileno()),
@@ -75,13 +79,11 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-        except BaseException:
-            ours.close()
-            raise
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        child = cls(process, reader, writer, limits)
-        child._send({**setup, "limits": {"memory": limits.memory, "cpu": limits.cpu, "files": limits.files}})
-        return child
+            except BaseException:
+                writer.close()
+                raise
+        writer.write(first_words)
+        return cls(process, reader, writer, limits)
 
     @property
     def is_fit(self) -> bool:
@@ -140,8 +142,9 @@ class Child:
     def kill(self) -> None:
         """End it now, with every process it has started in its session."""
         self._is_killed = True
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if not self._is_over:  # later the number may be another's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _send(self, message: Message) -> None:
         if not self.gone.done() and not self._writer.is_closing():
@@ -152,21 +155,24 @@ class Child:
     async def _attend(self) -> None:
         reading = self._loop.create_task(self._listen())
         exiting = self._loop.create_task(self._process.wait())
-        await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
-        if self._fault is None:
-            await asyncio.wait({exiting}, timeout=EXIT_SECONDS)
-            if not exiting.done():
-                self._fault = "it closed its line to the worker"
-        self.kill()
-        await exiting
-        await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
-        reading.cancel()
-        await asyncio.wait({reading})
-        self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
-        if not self._started.done():
-            self._started.set_result(ProcessDied(f"the child process did not start: {self._how_it_ended()}"))
+        try:
+            await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
+            if self._fault is None:
+                await asyncio.wait({exiting}, timeout=EXIT_SECONDS)
+                if not exiting.done():
+                    self._fault = "it closed its line to the worker"
+            self.kill()  # even if it has ended, what it started may have not
+            await exiting
+            self._is_over = True
+            await asyncio.wait({reading}, timeout=DRAIN_SECONDS)
+        finally:
+            self.kill()
+            reading.cancel()
+            self._writer.close()
+            await asyncio.wait({reading})
+            with suppress(OSError):
+                await self._writer.wait_closed()
+            self._start(ProcessDied(f"the child process did not start: {self._how_it_ended()}"))
 
     async def _listen(self) -> None:
         try:
@@ -212,8 +218,10 @@ class Child:
         answer: Message = {"say": "answer", "number": ask.get("number")}
         try:
             if desk is None:
-                raise ContextMissing("the attempt has ended: nothing can be done on its behalf any more")
+                raise _over()
             answer["value"] = await desk.answer(ask)
+        except asyncio.CancelledError:
+            answer["failure"] = failure_of(_over())
         except Exception as error:
             answer["failure"] = failure_of(error)
         self._send(answer)
@@ -233,6 +241,10 @@ class Child:
     def __repr__(self) -> str:
         state = "gone" if self.gone.done() else "at work" if self._desk else "idle"
         return f"<child process {self.pid}, {state}, {self._runs} runs>"
+
+
+def _over() -> ContextMissing:
+    return ContextMissing("the attempt has ended: nothing can be done on its behalf any more")
 
 
 def _command(fd: int) -> list[str]:
