@@ -11,6 +11,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -35,6 +36,21 @@ from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
 from actorjobs.worker.performance import Performance, Seat
 
 logger = logging.getLogger("actorjobs.worker")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """One attempt on its way to its settlement. Times are the clock's monotonic seconds."""
+
+    claim: Claim
+    seat: Seat
+    began: float
+    traceparent: str = field(init=False)
+    ctx: JobContext[Any] | None = None
+    started_after: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.traceparent = new_traceparent(self.claim.traceparent)
 
 
 class Performer:
@@ -99,30 +115,44 @@ class Performer:
 
     async def _attempt_safely(self, claim: Claim, seat: Seat) -> Settlement:
         """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
+        attempt = _Attempt(claim=claim, seat=seat, began=self._clock.monotonic())
         try:
-            return await self._attempt(claim, seat)
+            definition, ended = await self._attempt(attempt)
+            return self._settlement(attempt, definition, ended)
         except Exception as error:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
-            verdict = Verdict(ending=ending, error=codec.truncate_error(error))
-            return self._recorded(claim, verdict, seat, claim.traceparent or new_traceparent(), started_after=0.0)
+            return self._recorded(attempt, Verdict(ending=ending, error=codec.truncate_error(error)))
 
-    async def _attempt(self, claim: Claim, seat: Seat) -> Settlement:
-        began = self._clock.monotonic()
-        started_after = 0.0
-
-        def on_start() -> None:
-            nonlocal started_after
-            started_after = self._clock.monotonic() - began
-
-        traceparent = new_traceparent(claim.traceparent)
+    async def _attempt(self, attempt: _Attempt) -> tuple[Definition | None, Ended]:
+        """Perform it; what it came to, and the job if it is known here and takes such a payload."""
+        claim = attempt.claim
         try:
             definition = self._definition_of(claim.job)
             timeout = claim.timeout if claim.timeout is not None else definition.timeout
-            ctx = self._context_for(claim, seat, traceparent, timeout)
-            work = self._work(definition, claim, ctx, on_start)
+            attempt.ctx = ctx = self._context_for(attempt, timeout)
+            work = self._work(definition, claim, ctx, partial(self._note_start, attempt))
         except (UnknownJob, PayloadInvalid) as error:
-            return self._settlement(claim, None, Ended(error=error), None, seat, traceparent, began, 0.0)
+            return None, Ended(error=error)
+        performance = self._begin(claim, ctx, definition)
+        self._note_start(attempt)
+        self._on_started(claim)
+        task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
+        timer = None
+        if timeout is not None:
+            timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
+        try:
+            ended = await performance.run(task)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        attempt.seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
+        return definition, ended
+
+    def _note_start(self, attempt: _Attempt) -> None:
+        attempt.started_after = self._clock.monotonic() - attempt.began
+
+    def _begin(self, claim: Claim, ctx: JobContext[Any], definition: Definition) -> Performance:
         is_isolated = self._crew is not None and definition.isolation is not None
         performance = Performance(
             claim=claim,
@@ -136,19 +166,7 @@ class Performer:
             # This process lost the run to a rescue and got it back: the earlier attempt is a zombie by now.
             self.performing[claim.run_id].cancel(CancelReason.LOST)
         self.performing[claim.run_id] = performance
-        self._on_started(claim)
-        on_start()
-        task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
-        timer = None
-        if timeout is not None:
-            timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
-        try:
-            ended = await performance.run(task)
-        finally:
-            if timer is not None:
-                timer.cancel()
-        seat.is_to_renew = isinstance(ended.error and sole_error(ended.error), RestartActor)
-        return self._settlement(claim, definition, ended, ctx.cancel_reason, seat, traceparent, began, started_after)
+        return performance
 
     def _work(
         self, definition: Definition, claim: Claim, ctx: JobContext[Any], on_start: Callable[[], None]
@@ -168,8 +186,8 @@ class Performer:
             middleware=self._middleware,
         )
 
-    def _context_for(self, claim: Claim, seat: Seat, traceparent: str, timeout: float | None) -> JobContext[Any]:
-        deadline = None if timeout is None else claim.claimed_at + timedelta(seconds=timeout)
+    def _context_for(self, attempt: _Attempt, timeout: float | None) -> JobContext[Any]:
+        claim = attempt.claim
         return JobContext(
             run_id=claim.run_id,
             job=claim.job,
@@ -178,41 +196,24 @@ class Performer:
             failures=claim.failures,
             max_attempts=claim.max_attempts,
             tenant=claim.tenant,
-            traceparent=traceparent,
-            deadline=deadline,
+            traceparent=attempt.traceparent,
+            deadline=None if timeout is None else claim.claimed_at + timedelta(seconds=timeout),
             app=self._app(),
             link=RecordedLink(claim=claim, store=self._store, loop=self._loop, lost=self._lost),
             checkpoint=claim.checkpoint,
-            actor=seat.own,
+            actor=attempt.seat.own,
         )
 
     def _lost(self, run_id: str) -> None:
         self.cancel(run_id, CancelReason.LOST)
 
-    def _settlement(
-        self,
-        claim: Claim,
-        definition: Definition | None,
-        ended: Ended,
-        reason: CancelReason | None,
-        seat: Seat,
-        traceparent: str,
-        began: float,
-        started_after: float,
-    ) -> Settlement:
-        taken = self._clock.monotonic() - began
-        verdict = judge(ended, reason, self._budget(claim, definition, taken))
-        return self._recorded(claim, verdict, seat, traceparent, started_after, taken)
+    def _settlement(self, attempt: _Attempt, definition: Definition | None, ended: Ended) -> Settlement:
+        taken = self._clock.monotonic() - attempt.began
+        reason = None if attempt.ctx is None else attempt.ctx.cancel_reason
+        return self._recorded(attempt, judge(ended, reason, self._budget(attempt.claim, definition, taken)), taken)
 
-    def _recorded(
-        self,
-        claim: Claim,
-        verdict: Verdict,
-        seat: Seat,
-        traceparent: str,
-        started_after: float,
-        taken: float | None = None,
-    ) -> Settlement:
+    def _recorded(self, attempt: _Attempt, verdict: Verdict, taken: float | None = None) -> Settlement:
+        claim = attempt.claim
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
         return Settlement(
             fence=claim.fence,
@@ -221,10 +222,10 @@ class Performer:
             decision=decide(standing, verdict.ending),
             result=verdict.result,
             error=None if verdict.error is None else codec.encode_error(verdict.error),
-            actor=seat.name,
-            started_after=started_after,
+            actor=attempt.seat.name,
+            started_after=attempt.started_after,
             taken=taken,
-            span_id=traceparent[36:52],
+            span_id=attempt.traceparent[36:52],
         )
 
     def _budget(self, claim: Claim, definition: Definition | None, taken: float) -> Budget:
