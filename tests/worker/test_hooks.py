@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from sqlalchemy import text
 
 import actorjobs as aj
 from actorjobs import policy as policies
@@ -346,3 +347,15 @@ async def test_observers_that_fail_or_hang_disturb_nobody(
         assert await (await double.dispatch(Work(n=1))).result(timeout=5) == 2
     assert told == ["accepted", "started", "succeeded"]
     assert "an observer failed on 'accepted'" in caplog.text
+
+
+# --- escape hatches --------------------------------------------------------------------------------------------------
+
+
+async def test_the_store_s_engine_is_at_hand(make_runtime: MakeRuntime) -> None:
+    async with make_runtime(double).client() as runtime:
+        handle = await double.dispatch(Work(n=1))
+        async with runtime.store.engine.connect() as connection:
+            found = await connection.execute(text("SELECT id, state FROM actorjobs_runs"))
+            assert [tuple(row) for row in found] == [(handle.id, "queued")]
+        assert "EmbeddedBroker" in repr(runtime.broker)
