@@ -1,7 +1,7 @@
 """The program of a child process: told where the application is, it performs one attempt after another.
 
-The worker starts it and holds the other end of the line. It never outlives the worker: the line's end kills it from a
-thread of its own, and on Linux the kernel does should even that thread be held up.
+The worker starts it and holds the other end of the line. It never outlives the worker: at the line's end a thread of
+its own kills it and all it has started; on Linux the kernel kills it a second later should even that thread be held up.
 """
 
 from __future__ import annotations
@@ -139,7 +139,15 @@ class Child:
 
 def _die_with(parent: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The kernel's word that the worker is dead is to leave the line's thread a second, since a SIGKILL would spare
+        # what this process has started: it is SIGHUP, number 1, and its handler is the C function alarm(1).
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+        libc.signal.restype = ctypes.c_void_p
+        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGALRM))
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
     if os.getppid() != parent:
         end_at_once()  # it died before the kernel knew
 
