@@ -7,7 +7,7 @@ import re
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs import Definition, unique_digest
-from actorjobs.jobs.options import check_options
+from actorjobs.jobs.options import check_options, check_version
 from actorjobs.model import Envelope
 from actorjobs.retry import MOST_ATTEMPTS, Retry
 
@@ -39,6 +39,7 @@ def check_made_by_hand(envelope: object, definition: Definition | None) -> Envel
         Retry.from_json(envelope.retry)
     if envelope.traceparent is not None and _TRACEPARENT.fullmatch(envelope.traceparent) is None:
         raise InvalidOption("traceparent is no W3C trace context: leave it out to get one")
+    check_version(envelope.version)
     if envelope.unique is not None:
         unique_digest(envelope)
     if definition is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from random import Random
 from types import TracebackType
@@ -261,6 +261,11 @@ class Runtime:
         opened = self._opened or self._closing
         if opened is None:
             raise NoRuntime("this runtime is not open: enter `async with runtime:` or `async with runtime.client():`")
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop() is not opened.loop:
+                raise InvalidOption(
+                    "this runtime was opened on another event loop: use dispatch_sync or run_sync, without one"
+                )
         return opened
 
     # dispatching

@@ -24,8 +24,8 @@ from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, 
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_naive, to_naive
 
 T = TypeVar("T")
-Key: TypeAlias = tuple[str, str, str | None]
-"""An idempotency key with the tenant and the job that it belongs to."""
+Place: TypeAlias = tuple[str, str, str | None]
+"""An idempotency key, or the digest of a unique run, with the tenant and the job that it belongs to."""
 
 PRIORITIES = range(9, -1, -1)
 WAITING_STATES = ("scheduled", "queued", "retrying")
@@ -47,7 +47,13 @@ _INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 6))})"
 
 _HELD_KEYS = """
 SELECT idempotency_key FROM actorjobs_runs FORCE INDEX (actorjobs_runs_key)
-WHERE namespace = %s AND tenant = %s AND job = %s AND idempotency_key IN ({keys}) LOCK IN SHARE MODE
+WHERE namespace = %s AND tenant = %s AND job = %s AND idempotency_key IN ({places}) LOCK IN SHARE MODE
+"""
+
+# For update: a dispatch may replace the run that it finds there, and two that share a lock cannot both do so.
+_HELD_DIGESTS = """
+SELECT unique_digest FROM actorjobs_runs FORCE INDEX (actorjobs_runs_unique)
+WHERE namespace = %s AND tenant = %s AND job = %s AND unique_digest IN ({places}) FOR UPDATE
 """
 
 _BAND = "FROM actorjobs_runs FORCE INDEX (actorjobs_runs_due) WHERE namespace = %s AND queue = %s AND state"
@@ -132,9 +138,11 @@ def database_time(connection: Connection) -> datetime:
 def insert(connection: Connection, namespace: str, new: Sequence[New], now: datetime) -> list[bool]:
     """Insert what collides with nothing: which ones went in. In the order of keys, which is that of their locks."""
     went_in = [False] * len(new)
-    held = _held_keys(connection, namespace, [envelope for envelope, _ in new])
+    keys = [_place(envelope, envelope.idempotency_key) for envelope, _ in new]
+    digests = [_place(envelope, _digest(envelope, now)) for envelope, _ in new]
+    held = _held(connection, namespace, _HELD_KEYS, keys) | _held(connection, namespace, _HELD_DIGESTS, digests)
     order = sorted(
-        (index for index, (envelope, _) in enumerate(new) if _key(envelope) not in held),
+        (index for index in range(len(new)) if keys[index] not in held and digests[index] not in held),
         key=lambda index: _lock_order(new[index][0]),
     )
     rows = {index: (*new[index][1], namespace, *_times(new[index][0], now)) for index in order}
@@ -144,29 +152,34 @@ def insert(connection: Connection, namespace: str, new: Sequence[New], now: date
     return went_in
 
 
-def _held_keys(connection: Connection, namespace: str, envelopes: Sequence[Envelope]) -> set[Key]:
-    """The keys that have a run already, waiting for those that somebody is just inserting.
+def _held(connection: Connection, namespace: str, statement: str, wanted: Sequence[Place]) -> set[Place]:
+    """The places that a run has already, waiting for those that somebody is just taking.
 
-    An INSERT that meets such a key would wait too, and the index decides in the end; but its way of waiting locks the
-    gap before the key, and with it everybody who has a neighbouring key or none. (Not as a guest: under a caller's
+    An INSERT that meets such a place would wait too, and the index decides in the end; but its way of waiting locks the
+    gap before the place, and with it everybody who has a neighbouring one or none. (Not as a guest: under a caller's
     REPEATABLE READ this look would lock gaps itself.)
     """
     if connection.info.get(GUEST):
         return set()
-    keys: dict[tuple[str, str], list[str]] = {}
-    for envelope in envelopes:
-        if envelope.idempotency_key is not None:
-            keys.setdefault((envelope.tenant or "", envelope.job), []).append(envelope.idempotency_key)
-    held: set[Key] = set()
-    for (tenant, job), some in sorted(keys.items()):
-        query = _HELD_KEYS.format(keys=_marks(some))
+    places: dict[tuple[str, str], list[str]] = {}
+    for tenant, job, place in wanted:
+        if place is not None:
+            places.setdefault((tenant, job), []).append(place)
+    held: set[Place] = set()
+    for (tenant, job), some in sorted(places.items()):
+        query = statement.format(places=_marks(some))
         found = connection.exec_driver_sql(query, (namespace, tenant, job, *some))
         held |= {(tenant, job, row[0]) for row in found}
     return held
 
 
-def _key(envelope: Envelope) -> Key:
-    return (envelope.tenant or "", envelope.job, envelope.idempotency_key)
+def _place(envelope: Envelope, place: str | None) -> Place:
+    return (envelope.tenant or "", envelope.job, place)
+
+
+def _digest(envelope: Envelope, now: datetime) -> str | None:
+    unique = uniqueness(envelope)
+    return None if unique is None else digest_in_period(*unique, now)
 
 
 def _lock_order(envelope: Envelope) -> tuple[str, ...]:
@@ -199,9 +212,7 @@ def _times(envelope: Envelope, now: datetime) -> tuple[Any, ...]:
     if envelope.run_at is not None:
         due = max(due, envelope.run_at)
     expires = None if envelope.expires_in is None else to_naive(now + timedelta(seconds=envelope.expires_in))
-    unique = uniqueness(envelope)
-    digest = None if unique is None else digest_in_period(*unique, now)
-    return ("scheduled" if due > now else "queued", to_naive(now), to_naive(due), expires, digest)
+    return ("scheduled" if due > now else "queued", to_naive(now), to_naive(due), expires, _digest(envelope, now))
 
 
 def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[list[T]]:

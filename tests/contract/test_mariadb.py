@@ -249,13 +249,14 @@ INDEXES_OF_RUNS = {
     "actorjobs_runs_owned": ["claimed_by", "state"],
     "actorjobs_runs_parent": ["parent"],
     "actorjobs_runs_suspect": ["namespace", "queue", "losses"],
+    "actorjobs_runs_unique": ["namespace", "tenant", "job", "unique_digest"],
     "actorjobs_runs_unusual": ["namespace", "state", "id"],
 }
 
 
 def _indexes_of_runs(connection: Connection) -> dict[str, list[str | None]]:
     found = inspect(connection).get_indexes("actorjobs_runs")
-    assert [index["name"] for index in found if index["unique"]] == ["actorjobs_runs_key"]
+    assert [index["name"] for index in found if index["unique"]] == ["actorjobs_runs_key", "actorjobs_runs_unique"]
     return {str(index["name"]): index["column_names"] for index in found}
 
 
