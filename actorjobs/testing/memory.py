@@ -227,6 +227,9 @@ class MemoryStore(MemoryLeases):
         run = rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended])
         return Standings(paused=paused, fleet=fleet).shown(run)
 
+    async def now(self) -> datetime:
+        return await self._begin()
+
     async def get(self, run_id: str) -> Run:
         await self._begin()
         return self._run(self._row(run_id))
@@ -239,11 +242,14 @@ class MemoryStore(MemoryLeases):
         await self._begin()
         return {row["id"]: state_of(row) for row in self.database.runs_of(self._namespace) if row["id"] in run_ids}
 
-    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> ports.RunPage:
+    async def list(
+        self, where: RunFilter, *, limit: int, cursor: str | None, is_oldest_first: bool = False
+    ) -> ports.RunPage:
         rows.check_cursor(cursor)
         await self._begin()
-        found = [row for row in self._matching(where) if cursor is None or row["id"] < cursor]
-        found.sort(key=lambda row: row["id"], reverse=True)
+        found = sorted(self._matching(where), key=lambda row: str(row["id"]), reverse=not is_oldest_first)
+        if cursor is not None:
+            found = [row for row in found if (row["id"] > cursor if is_oldest_first else row["id"] < cursor)]
         page = [self._run(row) for row in found[:limit]]
         return ports.RunPage(runs=page, cursor=page[-1].id if len(found) > limit else None)
 
@@ -294,6 +300,34 @@ class MemoryStore(MemoryLeases):
         row |= {"available_at": now, "seq": row["seq"] + 1}
         self.database.note(row, "reopened", now, clean(reason), by)
         return self._run(row)
+
+    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
+        await self._begin()
+        answers: builtins.list[Run | None] = []
+        for run_id in run_ids:
+            row = self.database.runs.get(run_id)
+            is_open = row is not None and row["namespace"] == self._namespace and memory_rows.may_be_canceled(row)
+            answers.append(await self.cancel(run_id, reason, by) if is_open else None)
+        return answers
+
+    async def reopen_many(
+        self, run_ids: Sequence[str], reason: str | None, by: str | None
+    ) -> Sequence[Run | DuplicateRun | None]:
+        answers: builtins.list[Run | DuplicateRun | None] = []
+        for run_id in run_ids:
+            try:
+                answers.append(await self.reopen(run_id, reason, by))
+            except (RunNotFound, RunStateConflict):
+                answers.append(None)
+            except DuplicateRun as duplicate:
+                answers.append(duplicate)
+        return answers
+
+    async def ahead(self, run: Run, most: int) -> int:
+        now, own = await self._begin(), (-run.priority, run.available_at)
+        waiting = (row for row in self.database.runs_of(self._namespace, *WAITING) if row["queue"] == run.queue)
+        first = (row for row in waiting if row["available_at"] <= now and by_urgency(row) < own)
+        return sum(1 for _ in islice(first, most))
 
     async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
         now = await self._begin()

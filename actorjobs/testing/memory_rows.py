@@ -146,6 +146,12 @@ def is_claimable(row: Row, demand: Demand, now: datetime) -> bool:
     return is_wanted and row["available_at"] <= now and not is_expired and not is_held
 
 
+def may_be_canceled(row: Row) -> bool:
+    """Whether a cancel would change anything."""
+    is_asked = row["cancel_requested_at"] is not None
+    return state_of(row) not in TERMINAL and not (state_of(row) is RunState.RUNNING and is_asked)
+
+
 def is_suspect(row: Row) -> bool:
     return bool(row["losses"] >= LOSSES_UNTIL_SUSPECT)
 
