@@ -56,9 +56,9 @@ from actorjobs.model import (
     RunState,
 )
 from actorjobs.policy import Access, Policy
-from actorjobs.ports import Accepted
+from actorjobs.ports import Accepted, RunFilter
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
-from actorjobs.runtime import Runtime
+from actorjobs.runtime import BulkResult, Runtime
 from actorjobs.tenancy import current_tenant, tenant
 
 __version__ = "0.1.0"
@@ -72,6 +72,7 @@ __all__ = [
     "Attempt",
     "AttemptCanceled",
     "BrokerUnavailable",
+    "BulkResult",
     "Cancel",
     "CancelReason",
     "Clock",
@@ -107,6 +108,7 @@ __all__ = [
     "RetryLater",
     "Run",
     "RunFailed",
+    "RunFilter",
     "RunHandle",
     "RunNotFound",
     "RunState",

@@ -274,7 +274,10 @@ class MemoryStore(MemoryLeases):
 
     async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
         now = await self._begin()
-        row, reason = self._row(run_id), clean(reason)
+        return self._cancel(self._row(run_id), reason, by, now)
+
+    def _cancel(self, row: Row, reason: str | None, by: str | None, now: datetime) -> Run:
+        reason = clean(reason)
         if state_of(row) in WAITING:
             row["state"] = advance(state_of(row), Transition.CANCEL).value
             row |= {"finished_at": now, "reason": reason}
@@ -285,8 +288,22 @@ class MemoryStore(MemoryLeases):
             self.database.note(row, "cancel_requested", now, reason, by)
         return self._run(row)
 
+    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
+        now = await self._begin()
+        answers: builtins.list[Run | None] = []
+        for run_id in run_ids:
+            row = self.database.runs.get(run_id)
+            if row is None or row["namespace"] != self._namespace or not memory_rows.may_be_canceled(row):
+                answers.append(None)
+            else:
+                answers.append(self._cancel(row, reason, by, now))
+        return answers
+
     async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
         now = await self._begin()
+        return self._reopen(run_id, reason, by, now)
+
+    def _reopen(self, run_id: str, reason: str | None, by: str | None, now: datetime) -> Run:
         row = self._row(run_id)
         state, digest = advance(state_of(row), Transition.REOPEN), rows.reopened_digest(row)
         twin = self._twin_of(row | {"unique_digest": digest})
@@ -301,22 +318,14 @@ class MemoryStore(MemoryLeases):
         self.database.note(row, "reopened", now, clean(reason), by)
         return self._run(row)
 
-    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
-        await self._begin()
-        answers: builtins.list[Run | None] = []
-        for run_id in run_ids:
-            row = self.database.runs.get(run_id)
-            is_open = row is not None and row["namespace"] == self._namespace and memory_rows.may_be_canceled(row)
-            answers.append(await self.cancel(run_id, reason, by) if is_open else None)
-        return answers
-
     async def reopen_many(
         self, run_ids: Sequence[str], reason: str | None, by: str | None
     ) -> Sequence[Run | DuplicateRun | None]:
+        now = await self._begin()
         answers: builtins.list[Run | DuplicateRun | None] = []
         for run_id in run_ids:
             try:
-                answers.append(await self.reopen(run_id, reason, by))
+                answers.append(self._reopen(run_id, reason, by, now))
             except (RunNotFound, RunStateConflict):
                 answers.append(None)
             except DuplicateRun as duplicate:
