@@ -58,7 +58,7 @@ from actorjobs.model import (
 from actorjobs.policy import Access, Policy
 from actorjobs.ports import Accepted, RunFilter
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
-from actorjobs.runtime import BulkResult, Runtime
+from actorjobs.runtime import BulkResult, Explanation, Runtime
 from actorjobs.tenancy import current_tenant, tenant
 
 __version__ = "0.1.0"
@@ -82,6 +82,7 @@ __all__ = [
     "DuplicateRun",
     "Envelope",
     "ErrorInfo",
+    "Explanation",
     "Exponential",
     "Fail",
     "Fixed",

@@ -12,7 +12,7 @@ from actorjobs.cli.connecting import AppOption, JsonOption, with_client
 from actorjobs.cli.output import RUN_COLUMNS, cell, console, print_json, print_table, run_row
 from actorjobs.errors import InvalidOption
 from actorjobs.model import Attempt, HistoryEntry, Run
-from actorjobs.runtime import Runtime
+from actorjobs.runtime import Explanation, Runtime
 
 app = typer.Typer(help="Look at runs and act on them.", no_args_is_help=True)
 
@@ -94,6 +94,23 @@ def print_run(run: Run, attempts: list[Attempt], history: list[HistoryEntry]) ->
         ("at", "event", "state", "attempt", "detail"),
         [(e.at, e.event, e.state, e.attempt, _detail(e)) for e in history],
     )
+
+
+@app.command()
+def explain(run_id: RunId, app_name: AppOption = None, as_json: JsonOption = False) -> None:
+    """Say why a run is not running; or where it runs, or how it ended."""
+
+    async def work(runtime: Runtime) -> Explanation:
+        return await runtime.runs.explain(run_id)
+
+    found = with_client(app_name, work)
+    if as_json:
+        print_json(found)
+        return
+    run = found.run
+    console().print(cell(f"run {run.id} of {run.job} on queue {run.queue} is {run.state}: {found.verdict}"))
+    for reason in found.reasons:
+        console().print(cell(f"  {reason}"))
 
 
 def _error(attempt: Attempt) -> str:

@@ -1,9 +1,10 @@
 """The runtime: registry, client, and what `async with` starts and stops."""
 
 from actorjobs.runtime.bulk import BulkResult
+from actorjobs.runtime.explaining import Explanation
 from actorjobs.runtime.opened import PoolsFailing
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.runs import Runs
 from actorjobs.runtime.runtime import Runtime
 
-__all__ = ["BulkResult", "PoolsFailing", "Queues", "Runs", "Runtime"]
+__all__ = ["BulkResult", "Explanation", "PoolsFailing", "Queues", "Runs", "Runtime"]

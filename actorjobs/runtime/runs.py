@@ -27,6 +27,7 @@ from actorjobs.policy import Action, Guard
 from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
 from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
+from actorjobs.runtime.explaining import Explanation, explain, facts
 from actorjobs.runtime.filtering import States, moment, run_filter
 from actorjobs.worker.waiter import Waiter
 
@@ -123,6 +124,10 @@ class Runs:
         return await self._store.count_by_state(
             run_filter(job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until)
         )
+
+    async def explain(self, run_id: str) -> Explanation:
+        """Why the run is not running: all reasons, the first one first; or where it runs, or how it ended."""
+        return explain(await facts(self._store, await self._readable(run_id)))
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Every attempt, in order; the last one has outcome `running` while the run runs."""
