@@ -3,8 +3,9 @@
 from actorjobs.runtime.bulk import BulkResult
 from actorjobs.runtime.explaining import Explanation
 from actorjobs.runtime.opened import PoolsFailing
+from actorjobs.runtime.pending import Misfit, PendingReport
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.runs import Runs
 from actorjobs.runtime.runtime import Runtime
 
-__all__ = ["BulkResult", "Explanation", "PoolsFailing", "Queues", "Runs", "Runtime"]
+__all__ = ["BulkResult", "Explanation", "Misfit", "PendingReport", "PoolsFailing", "Queues", "Runs", "Runtime"]

@@ -14,7 +14,7 @@ from datetime import UTC
 from typing import Any
 
 import orjson
-from sqlalchemy import Boolean, Column, ColumnElement, Connection, and_, false, func, literal_column, or_, select, true
+from sqlalchemy import Column, ColumnElement, Connection, and_, false, func, or_, select, text, true
 
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Attempt, Run, RunState
@@ -187,9 +187,9 @@ class Scanning(StoreCore):
         return position(column, characters) > 0
 
 
-def words(condition: str) -> ColumnElement[bool]:
-    """A condition in the very words of an index."""
-    return literal_column(f"({condition})", Boolean)
+def words(condition: str) -> Any:
+    """A condition in the very words of an index; as a typed expression SQLite would be given `(...) = 1`."""
+    return text(f"({condition})")
 
 
 def _may_have_errors(row: Row) -> bool:
