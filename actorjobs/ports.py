@@ -227,6 +227,20 @@ class RunPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Where a run stands, in short: two marks of a run differ when something has happened to it in between."""
+
+    run_id: str
+    job: str
+    queue: str
+    tenant: str | None
+    state: RunState
+    attempt: int
+    seq: int
+    is_asked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
     """What a purge did; `has_more` when it has not yet come to the newest run."""
 
@@ -367,6 +381,10 @@ class Store(Protocol):
     async def attempts(self, run_id: str) -> Sequence[Attempt]: ...
 
     async def history(self, run_id: str) -> Sequence[HistoryEntry]: ...
+
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[Mark]:
+        """Where these runs stand, the newest `limit` runs, and up to `limit` of those that wait and that run."""
+        ...
 
     async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
         """Cancel a waiting run at once, ask for the cancelling of a running one; a terminal one stays as it is."""

@@ -7,5 +7,16 @@ from actorjobs.runtime.pending import Misfit, PendingReport
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.runs import Runs
 from actorjobs.runtime.runtime import Runtime
+from actorjobs.runtime.tailing import Change
 
-__all__ = ["BulkResult", "Explanation", "Misfit", "PendingReport", "PoolsFailing", "Queues", "Runs", "Runtime"]
+__all__ = [
+    "BulkResult",
+    "Change",
+    "Explanation",
+    "Misfit",
+    "PendingReport",
+    "PoolsFailing",
+    "Queues",
+    "Runs",
+    "Runtime",
+]

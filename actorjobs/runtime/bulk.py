@@ -76,6 +76,8 @@ def plan(
     where = chosen(where, {name: value for name, value in options.items() if name not in _OWN})
     if not own.pop("everything", False) and not has_criteria(where):
         raise InvalidOption("this would be done to every run: give a criterion like job=, or everything=True")
+    if where.search == "":
+        raise InvalidOption("search is empty, which every run would match: leave it out, or say what to look for")
     if where.state is None:
         where = replace(where, state=tuple(state for state in RunState if state in default))
     wrong = [state for state in where.state or () if state not in possible]

@@ -29,6 +29,7 @@ from actorjobs.retry import seconds
 from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
 from actorjobs.runtime.explaining import Explanation, explain, facts
 from actorjobs.runtime.filtering import States, moment, run_filter
+from actorjobs.runtime.tailing import Change, Tail
 from actorjobs.worker.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -327,6 +328,26 @@ class Runs:
             if run.state in TERMINAL:
                 return
             await self._waiter.until_over(run_id, EVENT_POLL_SECONDS)
+
+    def tail(
+        self,
+        *,
+        state: States = None,
+        job: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        since: datetime | None = None,
+        on_left_out: Callable[[int], object] = lambda count: None,
+    ) -> AsyncIterator[Change]:
+        """What happens to runs anywhere in the fleet, about twice a second, from now on or since then; without end.
+
+        It watches the newest 2,000 runs and as many of those that wait and that run. A run that had waited behind more
+        than these, and started and ended between two looks, is missed; so is one that was deleted. Of a look at which
+        more than 500 runs had changed the others are left out: `on_left_out` is told how many.
+        """
+        where = run_filter(state=state, job=job, queue=queue, tenant=tenant)
+        tail = Tail(store=self._store, guard=self._guard, clock=self._clock, where=where, on_left_out=on_left_out)
+        return tail.changes(moment("since", since))
 
     def handle(self, run_id: str, job: str, *, existing: bool = False) -> RunHandle[Any]:
         """A handle of that run; its result is typed by the job if it is registered here, plain JSON otherwise."""

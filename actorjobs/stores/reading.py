@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState
-from actorjobs.ports import RunFilter, RunPage
+from actorjobs.ports import Mark, RunFilter, RunPage
 from actorjobs.stores import schema
 from actorjobs.stores.rows import attempt_of, check_cursor, current_attempt, envelope_of, history_of, is_run_id, run_of
-from actorjobs.stores.scanning import UNUSUAL, Scan, Scanning, words
+from actorjobs.stores.scanning import IDS_AT_ONCE, UNUSUAL, Scan, Scanning, words
 from actorjobs.stores.schema import attempts, events, runs
 
 
@@ -79,6 +79,24 @@ class Reading(Scanning):
 
         return await self._database.read(work)
 
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[Mark]:
+        mine = select(*(runs.c[name] for name in MARK_COLUMNS)).where(runs.c.namespace == self._namespace)
+        edge = select(runs.c.id).order_by(runs.c.id.desc()).offset(limit - 1).limit(1)
+
+        def work(connection: Connection) -> list[Mark]:
+            oldest = connection.execute(edge).scalar()
+            newest = mine.order_by(runs.c.id.desc()).limit(limit)
+            found = [mine.where(words(index)).limit(limit) for index in (schema.WAITING_SQL, schema.RUNNING_SQL)]
+            found.append(newest if oldest is None else newest.where(runs.c.id >= oldest))
+            marks = {row.id: _mark(row) for query in found for row in connection.execute(query)}
+            others = [run_id for run_id in run_ids if run_id not in marks and is_run_id(run_id)]
+            for start in range(0, len(others), IDS_AT_ONCE):
+                query = mine.where(runs.c.id.in_(others[start : start + IDS_AT_ONCE]))
+                marks |= {row.id: _mark(row) for row in connection.execute(query)}
+            return list(marks.values())
+
+        return await self._database.read(work)
+
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         def work(connection: Connection) -> builtins.list[Attempt]:
             run = run_of(self._row(connection, run_id))
@@ -116,3 +134,19 @@ def _lanes(states: Sequence[RunState] | None) -> Sequence[Sequence[ColumnElement
         for part, index in parts
         if part.intersection(states)
     ]
+
+
+MARK_COLUMNS = ("id", "job", "queue", "tenant", "state", "attempt", "seq", "cancel_requested_at")
+
+
+def _mark(row: Any) -> Mark:
+    return Mark(
+        run_id=row.id,
+        job=row.job,
+        queue=row.queue,
+        tenant=row.tenant or None,
+        state=RunState(row.state),
+        attempt=row.attempt,
+        seq=row.seq,
+        is_asked=row.cancel_requested_at is not None,
+    )

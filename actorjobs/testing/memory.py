@@ -261,6 +261,15 @@ class MemoryStore(MemoryLeases):
     def _matching(self, where: RunFilter) -> builtins.list[Row]:
         return [row for row in self.database.runs_of(self._namespace) if memory_rows.matches(row, where)]
 
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[ports.Mark]:
+        await self._begin()
+        mine = sorted(self.database.runs_of(self._namespace), key=lambda row: str(row["id"]), reverse=True)
+        waiting = [row for row in mine if state_of(row) in WAITING]
+        running = [row for row in mine if state_of(row) is RunState.RUNNING]
+        asked = [row for row in mine if row["id"] in run_ids]
+        found = {row["id"]: row for row in [*mine[:limit], *waiting[:limit], *running[:limit], *asked]}
+        return [memory_rows.mark_of(row) for row in found.values()]
+
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         await self._begin()
         run = self._run(self._row(run_id))

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from actorjobs.codec import LIMITS, clip, decode, encode
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, TERMINAL, advance
 from actorjobs.model import Envelope, RunState, Transition
-from actorjobs.ports import Claim, Demand, Fence, LostRun, QueueInfo, RunFilter, Settlement, WorkerInfo
+from actorjobs.ports import Claim, Demand, Fence, LostRun, Mark, QueueInfo, RunFilter, Settlement, WorkerInfo
 from actorjobs.stores import rows
 from actorjobs.stores.schema import runs
 
@@ -172,6 +172,12 @@ def matches(row: Row, where: RunFilter) -> bool:
         and (where.until is None or row["inserted_at"] < where.until)
         and (not where.search or any(where.search in text for text in texts))
     )
+
+
+def mark_of(row: Row) -> Mark:
+    kept = {name: row[name] for name in ("job", "queue", "attempt", "seq")}
+    is_asked = row["cancel_requested_at"] is not None
+    return Mark(run_id=row["id"], tenant=row["tenant"] or None, state=state_of(row), is_asked=is_asked, **kept)
 
 
 def lost_run_of(row: Row) -> LostRun:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -92,3 +94,112 @@ def test_check_says_what_is_wrong(here: Here, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ACTORJOBS_STORE_URL", "sqlite:////no/such/folder/x.db")
     status, _, errors = here("check")
     assert (status, "does not exist" in errors) == (2, True)
+
+
+# --- tail ------------------------------------------------------------------------------------------------------------
+
+
+def test_tail_shows_what_happens_elsewhere(shell: Shell) -> None:
+    shell.json("dispatch", "mail:welcome", MAIL)
+    tail = shell.start("runs", "tail", "--json", "--limit", "3", "--since", "1h")
+    run_id = shell.json("dispatch", "mail:welcome", MAIL)["id"]
+    shell.json("runs", "cancel", run_id, "--reason", "enough")
+    output, _ = tail.communicate(timeout=30)
+    assert tail.returncode == 0, output
+    steps = [json.loads(line) for line in output.splitlines()]
+    assert [step["entry"]["event"] for step in steps] == ["accepted", "accepted", "canceled"]
+    assert [step["run_id"] for step in steps[1:]] == [run_id, run_id]
+    assert steps[2]["entry"]["detail"] == {"reason": "enough", "by": "command line"}
+    filtered = shell("runs", "tail", "--since", "1h", "--limit", "1", "--state", "canceled", "--queue", "emails")
+    assert run_id in filtered.stdout
+    assert "canceled -> canceled" in filtered.stdout
+
+
+def test_tail_ends_quietly(shell: Shell) -> None:
+    shell.json("dispatch", "mail:welcome", MAIL)
+    tail = shell.start("runs", "tail", "--since", "1h")
+    assert tail.stdout is not None
+    assert "accepted" in tail.stdout.readline()
+    tail.send_signal(signal.SIGINT)
+    output, _ = tail.communicate(timeout=20)
+    assert (tail.returncode, output) == (0, "")
+    piped = shell.start("runs", "tail", "--since", "1h")
+    assert piped.stdout is not None
+    piped.stdout.readline()
+    piped.stdout.close()
+    shell.json("dispatch", "mail:welcome", MAIL)
+    assert piped.wait(timeout=20) == 0
+
+
+# --- bulk ------------------------------------------------------------------------------------------------------------
+
+
+def test_filters_in_place_of_an_id(here: Here) -> None:
+    ids = [dispatched(here) for _ in range(3)]
+    other = dispatched(here, "--tenant", "acme")
+    assert as_json(here, "runs", "cancel", "--job", "mail:welcome", "--dry-run") == {
+        "matched": 4,
+        "done": 0,
+        "skipped": 0,
+        "failed": [],
+    }
+    assert as_json(here, "runs", "cancel", "--tenant", "acme", "--yes", "--rate", "100")["done"] == 1
+    status, output, _ = here("runs", "cancel", "--queue", "emails", "--since", "1h", "--yes", "--reason", "wrong")
+    assert (status, "cancel: 3 of 3 runs done, 0 skipped, 0 failed" in output) == (0, True)
+    assert as_json(here, "runs", "show", ids[0])["run"]["reason"] == "wrong"
+    assert as_json(here, "runs", "retry", "--state", "canceled", "--until", "2099-01-01T00:00Z", "-y")["done"] == 4
+    assert as_json(here, "runs", "cancel", "--search", other, "-y")["done"] == 1
+    assert as_json(here, "runs", "replay", "--state", "canceled", "-y", "--delay", "60")["done"] == 1
+    counts = as_json(here, "runs", "count")
+    assert (counts["queued"], counts["canceled"], counts["scheduled"]) == (3, 1, 1)
+    status, output, _ = here("runs", "retry", "--job", "nobody", "--dry-run")
+    assert (status, "0 runs match" in output) == (0, True)
+
+
+def test_a_terminal_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatched(here)
+    for answer, left in (("n", 1), ("y", 0)):
+        keyboard = Keyboard(answer + "\n")
+        monkeypatch.setattr("sys.stdin", keyboard)
+        status, _, errors = here("runs", "cancel", "--queue", "emails")
+        assert (status, "cancel 1 runs? [y/N]" in errors) == (0, True)
+        assert as_json(here, "runs", "count")["queued"] == left
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("verb", ["cancel", "replay", "retry"])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "give the id of a run, or a filter"),
+        (("some-id", "--job", "x"), "not both"),
+        (("some-id", "--dry-run"), "go with a filter"),
+        (("--job", "", "--state", "canceled", "--yes"), "--job is empty"),
+        (("--job", "x"), "no terminal"),
+        (("--job", "x", "--yes", "--rate", "0"), "rate"),
+        (("--job", "x", "--yes", "--rate", "many"), "rate"),
+        (("--state", "done", "--yes"), "a state is one of"),
+        (("--since", "yesterday", "--yes"), "--since takes"),
+    ],
+)
+def test_what_cannot_be_meant(here: Here, verb: str, arguments: tuple[str, ...], says: str) -> None:
+    status, output, errors = here("runs", verb, *arguments)
+    assert status == 2, errors
+    assert says in " ".join(errors.replace("│", " ").split())
+    assert "Traceback" not in output + errors
+
+
+def test_states_that_cannot_be_are_refused(here: Here) -> None:
+    for arguments in (
+        ("cancel", "--state", "succeeded"),
+        ("retry", "--state", "succeeded"),
+        ("replay", "--state", "queued"),
+    ):
+        status, _, errors = here("runs", *arguments, "--yes")
+        assert (status, "this cannot be done to" in errors) == (2, True)
+    status, _, errors = here("runs", "replay", "--job", "x", "--yes", "--payload", "{}")
+    assert (status, "--payload is for one run" in errors) == (2, True)

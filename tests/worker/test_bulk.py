@@ -165,6 +165,7 @@ async def test_the_policy_is_asked_for_each_run(make_runtime: MakeRuntime) -> No
     [
         ({}, "every run"),
         ({"search": ""}, "every run"),
+        ({"search": "", "job": "x"}, "search is empty"),
         ({"state": "succeeded"}, "cannot be done to succeeded runs"),
         ({"state": "done"}, "a state is one of"),
         ({"job": 7}, "job is a string"),

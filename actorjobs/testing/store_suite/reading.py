@@ -266,6 +266,27 @@ class Reading(StoreSetting):
         await take(store, queue="q", limit=1)
         assert await store.ahead(await store.get(late), 100) == 1
 
+    async def test_marks_tell_that_something_has_happened(self, store: Store, foreign: Store) -> None:
+        await brought_to(foreign, RunState.QUEUED)
+        runs = {state: await brought_to(store, state) for state in RunState}
+        old = runs[RunState.SUCCEEDED].id
+        newest = await accepted(store, *(envelope() for _ in range(3)))
+        seen = {mark.run_id: mark for mark in await store.marks([old, run_id(), "garbage"], 100)}
+        assert seen.keys() == {*newest, *(run.id for run in runs.values())}
+        assert {seen[run.id].state for run in runs.values()} == set(RunState)
+        few = {mark.run_id for mark in await store.marks([old], 1)}
+        assert {old, newest[-1], runs[RunState.RUNNING].id} <= few
+        assert len(few) <= 4
+        for change in (store.cancel, store.reopen, store.cancel):
+            await change(newest[0], None, None)
+            [now] = [mark for mark in await store.marks([], 100) if mark.run_id == newest[0]]
+            assert now != seen[newest[0]]
+            seen[newest[0]] = now
+        running = runs[RunState.RUNNING].id
+        await store.cancel(running, None, None)
+        [asked] = [mark for mark in await store.marks([running], 1) if mark.run_id == running]
+        assert (asked.is_asked, seen[running].is_asked) == (True, False)
+
     async def test_the_time_of_the_store(self, store: Store, travel: Travel, clock: Clock) -> None:
         assert await store.now() == clock.now()
         await travel(5)
