@@ -1,6 +1,7 @@
 """The runtime: registry, client, and what `async with` starts and stops."""
 
 from actorjobs.runtime.bulk import BulkResult
+from actorjobs.runtime.doctoring import Finding
 from actorjobs.runtime.explaining import Explanation
 from actorjobs.runtime.opened import PoolsFailing
 from actorjobs.runtime.pending import Misfit, PendingReport
@@ -13,6 +14,7 @@ __all__ = [
     "BulkResult",
     "Change",
     "Explanation",
+    "Finding",
     "Misfit",
     "PendingReport",
     "PoolsFailing",

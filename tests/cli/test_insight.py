@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Here, Shell
+from tests.cli.test_cli import wait_for
 
 MAIL = '{"email": "ada"}'
 
@@ -203,3 +204,67 @@ def test_states_that_cannot_be_are_refused(here: Here) -> None:
         assert (status, "this cannot be done to" in errors) == (2, True)
     status, _, errors = here("runs", "replay", "--job", "x", "--yes", "--payload", "{}")
     assert (status, "--payload is for one run" in errors) == (2, True)
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def findings(here: Here, *options: str, status: int = 0) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for finding in as_json(here, "doctor", *options, status=status)["findings"]:
+        found.setdefault(finding["check"], []).append(finding)
+    return found
+
+
+def test_a_healthy_store(here: Here) -> None:
+    found = findings(here)
+    assert {finding["level"] for check in found.values() for finding in check} == {"ok", "warning"}
+    assert (found["workers"][0]["level"], found["lost runs"][0]["level"]) == ("warning", "ok")
+    assert "journal wal, durable, writable" in found["file"][0]["found"]
+    status, output, _ = here("doctor")
+    assert (status, "start one: actorjobs worker APP" in output) == (0, True)
+
+
+def test_a_queue_that_nobody_serves(here: Here) -> None:
+    dispatched(here)
+    [queue] = findings(here, status=1)["queue emails"]
+    assert (queue["level"], "no living worker serves it; 1 wait" in queue["found"]) == ("error", True)
+    here("queues", "pause", "emails", "--reason", "down")
+    [queue] = findings(here)["queue emails"]
+    assert (queue["level"], "reason: down" in queue["advice"]) == ("warning", True)
+
+
+def test_dead_letters_by_error(shell: Shell) -> None:
+    shell.json("dispatch", "mail:welcome", '{"email": "bad"}')
+    for _ in range(40):
+        shell("worker", "--burst")
+        if shell.json("runs", "count")["dead_lettered"]:
+            break
+    [dead] = [f for f in shell.json("doctor")["findings"] if f["check"] == "dead letters"]
+    assert (dead["level"], dead["found"]) == ("warning", "mail:welcome: 1 in the last day, of ValueError")
+
+
+def test_runs_of_a_dead_worker_are_taken_back(shell: Shell) -> None:
+    run_id = shell.json("dispatch", "test:sleep", '{"seconds": 60}')["id"]
+    worker = shell.start("worker")
+    wait_for(lambda: shell.json("runs", "count")["running"] == 1)
+    worker.kill()
+    worker.communicate(timeout=10)
+
+    def repaired() -> str:
+        done = shell("doctor", "--repair", "--json")
+        assert done.returncode == 1, "the run waits now, and nobody serves its queue"
+        return str(json.loads(done.stdout)["findings"])
+
+    assert "took back 1 runs of dead workers" in repaired()
+    assert shell.json("runs", "show", run_id)["run"]["state"] == "retrying"
+    assert "took back 0 runs" in repaired()
+
+
+def test_a_store_that_does_not_answer_is_a_finding(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTORJOBS_STORE_URL", "postgresql://u:secret-canary@127.0.0.1:1/x")
+    status, output, errors = here("doctor")
+    assert (status, "error   store:" in output) == (1, True)
+    assert "secret-canary" not in output + errors
+    monkeypatch.setenv("ACTORJOBS_GRACE", "soon")
+    assert here("doctor")[0] == 2
