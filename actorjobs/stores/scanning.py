@@ -95,7 +95,9 @@ class Scanning(StoreCore):
         """Which rows the windows count: all, or those of rare states, by their index."""
         if scan.states is None or not UNUSUAL.issuperset(scan.states):
             return []
-        states = runs.c.state.in_([state.value for state in scan.states])
+        # One state is asked for as such: then the index has the ids in their order, and nothing is sorted.
+        values = [state.value for state in scan.states]
+        states = runs.c.state == values[0] if len(values) == 1 else runs.c.state.in_(values)
         return [runs.c.namespace == self._namespace, words(schema.UNUSUAL_SQL), states]
 
     async def _few(self, scan: Scan) -> Sequence[str] | None:
