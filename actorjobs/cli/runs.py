@@ -124,9 +124,10 @@ def explain(run_id: RunId, app_name: AppOption = None, as_json: JsonOption = Fal
         print_json(found)
         return
     run = found.run
-    console().print(cell(f"run {run.id} of {run.job} on queue {run.queue} is {run.state}: {found.verdict}"))
+    verdict = "" if found.verdict == run.state else f": {found.verdict}"
+    console().print(cell(f"run {run.id} of {run.job} on queue {run.queue} is {run.state}{verdict}"), soft_wrap=True)
     for reason in found.reasons:
-        console().print(cell(f"  {reason}"))
+        console().print(cell(f"  {reason}"), soft_wrap=True)
 
 
 def _error(attempt: Attempt) -> str:
