@@ -23,7 +23,7 @@ class Explanation:
 
     `verdict` is the run's state if it is over; `running`, `canceling` or `lost` (its worker is dead) while it runs; and
     for one that waits what stands in its way first: `expired`, `not due`, `paused`, `held`, `no worker`, `suspect`,
-    `busy`, or `next` when nothing does. `reasons` are sentences, all that apply, in that order.
+    `busy`, `in line`, or `next` when nothing does. `reasons` are sentences, all that apply, in that order.
     """
 
     run: Run
@@ -139,6 +139,7 @@ def _waiting(known: Facts) -> Iterator[tuple[str, str]]:
     yield from stops
     if not stops:
         yield from _line(known)
+    yield from _expiring(known)
 
 
 def _timing(known: Facts) -> Iterator[tuple[str, str]]:
@@ -148,8 +149,6 @@ def _timing(known: Facts) -> Iterator[tuple[str, str]]:
     if run.available_at > now:
         why = f" after {_number(run.failures, 'failure')}" if run.state is RunState.RETRYING else ""
         yield "not due", f"It is due in {_span(run.available_at - now)}{why}, at {_clock(run.available_at)}."
-    if run.expires_at is not None and now < run.expires_at <= max(run.available_at, now + timedelta(minutes=1)):
-        yield "next", f"It expires in {_span(run.expires_at - now)} unless it has started by then."
 
 
 def _wishes(known: Facts) -> Iterator[tuple[str, str]]:
@@ -157,8 +156,6 @@ def _wishes(known: Facts) -> Iterator[tuple[str, str]]:
     if queue.is_paused:
         why = f": {_short(queue.reason)}" if queue.reason else "; no reason was given"
         yield "paused", f"Queue {run.queue} is paused{why}."
-    if queue.concurrency == 0:
-        yield "paused", f"Queue {run.queue} is scaled to 0 runs at once."
 
 
 def _workers(known: Facts) -> Iterator[tuple[str, str]]:
@@ -170,8 +167,7 @@ def _workers(known: Facts) -> Iterator[tuple[str, str]]:
         return
     versions = sorted({serves.jobs[run.job] for _, serves in serving if run.job in serves.jobs})
     if not versions:
-        workers = _number(len(serving), "living worker")
-        yield "held", f"None of the {workers} of queue {run.queue} knows a job {run.job}."
+        yield "held", f"No worker of queue {run.queue} knows a job {run.job}; {len(serving)} of them live."
     elif run.version > versions[-1]:
         known_ones = ", ".join(map(str, versions))
         yield "held", f"Its payload is of version {run.version}; the living workers know {run.job} in {known_ones}."
@@ -195,13 +191,20 @@ def _line(known: Facts) -> Iterator[tuple[str, str]]:
             f"Its worker was lost {run.losses} times in a row while performing it: a process performs one such run "
             "at a time, and each loss makes it wait longer.",
         )
+    verdict = "busy" if running >= slots else "in line" if known.ahead else "next"
     if running >= slots:
-        yield "busy", f"All {slots} places of queue {run.queue} on {workers} are taken: {running} runs are running."
+        yield verdict, f"All {slots} places of queue {run.queue} on {workers} are taken: {running} runs are running."
     else:
-        yield "next", f"{running} of {slots} places of queue {run.queue} on {workers} are taken."
-    count = f"at least {MOST_AHEAD}" if known.ahead >= MOST_AHEAD else f"{known.ahead}"
-    verdict = "busy" if running >= slots or known.ahead >= slots - running else "next"
+        yield verdict, f"{running} of {slots} places of queue {run.queue} on {workers} are taken."
+    count = f"At least {MOST_AHEAD}" if known.ahead >= MOST_AHEAD else f"{known.ahead}"
     yield verdict, f"{count} due runs of its queue go first: of higher priority, or due for longer."
+
+
+def _expiring(known: Facts) -> Iterator[tuple[str, str]]:
+    """What will end it soon; never the reason why it does not start."""
+    run, now = known.run, known.now
+    if run.expires_at is not None and now < run.expires_at <= max(run.available_at, now + timedelta(minutes=1)):
+        yield "next", f"It expires in {_span(run.expires_at - now)} unless it has started by then."
 
 
 def _number(count: int, noun: str) -> str:

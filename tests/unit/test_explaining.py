@@ -51,9 +51,10 @@ def judged(run: Run, *workers: WorkerInfo, ahead: int = 0, **queue: Any) -> tupl
         ({"available_at": ago(-7200), "state": RunState.RETRYING, "failures": 2}, {}, [], "not due", "2 h after 2 f"),
         ({"expires_at": ago(5)}, {}, [worker()], "expired", "had to start before 2026-05-01 11:59:55 UTC"),
         ({"expires_at": ago(-5)}, {}, [worker()], "next", "expires in 5.0 s"),
+        ({"expires_at": ago(-5)}, {}, [], "no worker", "expires in 5.0 s"),
         ({}, {"is_paused": True, "reason": "db down"}, [worker()], "paused", "is paused: db down"),
         ({}, {"is_paused": True}, [], "paused", "no reason was given"),
-        ({}, {}, [worker(jobs={"other": 1})], "held", "None of the 1 living worker of queue mail knows a job"),
+        ({}, {}, [worker(jobs={"other": 1})], "held", "No worker of queue mail knows a job mail:send; 1 of them live"),
         ({"version": 3}, {}, [worker(), worker("w2", jobs={"mail:send": 2})], "held", "know mail:send in 1, 2"),
         ({}, {}, [worker(holds={"mail": "actor fails"})], "held", "held by every worker that serves it: actor fails"),
         ({}, {}, [worker(holds={"mail": "x"}), worker("w2")], "next", "0 of 20 places"),
@@ -78,8 +79,8 @@ def test_all_reasons_are_told_the_first_one_first(run: Run) -> None:
 
 def test_the_place_in_line(run: Run) -> None:
     assert "7 due runs of its queue go first" in judged(run, worker(), running=10, ahead=7)[1]
-    assert f"at least {MOST_AHEAD} due runs" in judged(run, worker(), running=10, ahead=MOST_AHEAD)[1]
-    assert judged(run, worker(), running=5, ahead=5)[0] == "next"
+    assert f"At least {MOST_AHEAD} due runs" in judged(run, worker(), running=10, ahead=MOST_AHEAD)[1]
+    assert judged(run, worker(), running=5, ahead=5)[0] == "in line"
     assert judged(run, worker(), running=10, ahead=0)[0] == "busy"
 
 
