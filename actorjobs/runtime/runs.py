@@ -99,7 +99,11 @@ class Runs:
         limit: int = LIST_LIMIT,
         cursor: str | None = None,
     ) -> RunPage:
-        """One page of runs, newest first; `page.cursor` asks for the next. `since`/`until` bound the acceptance."""
+        """One page of runs, newest first; `since`/`until` bound the acceptance.
+
+        `page.cursor` asks for the next page, and only None means the end: a page looks for about a second, and where
+        matches are rare it may then be short, or empty, with more to come.
+        """
         _check_limit(limit)
         where = run_filter(
             state=state, job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until, search=search

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from actorjobs.jobs import RunHandle
-from actorjobs.runtime import Runtime
+from actorjobs.model import RunState
+from actorjobs.ports import RunFilter
+from actorjobs.runtime import BulkResult, Explanation, Runtime
 
 from .good import (
     WELCOME,
@@ -44,3 +46,10 @@ async def dispatching(runtime: Runtime) -> None:
 
 
 runtime = Runtime(jobs=[send_welcome, export, BuildReport, "myapp.jobs"], queues={"emails": 20})
+
+
+async def managing(runtime: Runtime) -> None:
+    assert_type(await runtime.runs.cancel_many(job="x", tag="y", rate=5, dry_run=True), BulkResult)
+    assert_type(await runtime.runs.replay_many(RunFilter(state=(RunState.CANCELED,)), delay=5, limit=3), BulkResult)
+    assert_type(await runtime.runs.retry_many(everything=True, on_progress=print), BulkResult)
+    assert_type(await runtime.runs.explain("id"), Explanation)
