@@ -61,12 +61,12 @@ from actorjobs.model import (
     RunState,
 )
 from actorjobs.policy import Access, Policy
-from actorjobs.ports import Accepted
+from actorjobs.ports import Accepted, RunFilter
 from actorjobs.retry import Custom, Exponential, Fixed, Retry
 from actorjobs.tenancy import current_tenant, tenant
 
 if TYPE_CHECKING:
-    from actorjobs.runtime import Runtime
+    from actorjobs.runtime import BulkResult, Explanation, Runtime
 
 __version__ = "0.1.0"
 
@@ -79,6 +79,7 @@ __all__ = [
     "Attempt",
     "AttemptCanceled",
     "BrokerUnavailable",
+    "BulkResult",
     "CallNext",
     "Cancel",
     "CancelReason",
@@ -90,6 +91,7 @@ __all__ = [
     "DuplicateRun",
     "Envelope",
     "ErrorInfo",
+    "Explanation",
     "Exponential",
     "Fail",
     "Fixed",
@@ -117,6 +119,7 @@ __all__ = [
     "RetryLater",
     "Run",
     "RunFailed",
+    "RunFilter",
     "RunHandle",
     "RunNotFound",
     "RunState",
@@ -139,11 +142,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Runtime`, once somebody asks: it brings the databases along, two thirds of the import, and a child process that
-    only performs handlers starts that much sooner without them."""
-    if name != "Runtime":
+    """`Runtime` and what it answers with, once somebody asks: it brings the databases along, two thirds of the import,
+    and a child process that only performs handlers starts that much sooner without them."""
+    if name not in ("BulkResult", "Explanation", "Runtime"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from actorjobs.runtime import Runtime
+    from actorjobs import runtime
 
-    globals()["Runtime"] = Runtime
-    return Runtime
+    value = globals()[name] = getattr(runtime, name)
+    return value

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from actorjobs.errors import AmbiguousRuntime, NoRuntime
+from actorjobs.errors import AmbiguousRuntime, DuplicateRun, NoRuntime
 from actorjobs.lifecycle import Decision
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState
 
@@ -210,7 +210,8 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """One page of runs, newest first; `cursor` asks for the next one, None at the end."""
+    """One page of runs; `cursor` asks for the next one. Only a cursor of None means the end: where runs that match are
+    rare, a page may be short, or empty, and still have a cursor, so that no page takes long."""
 
     runs: Sequence[Run]
     cursor: str | None = None
@@ -223,6 +224,20 @@ class RunPage:
 
     def __getitem__(self, index: int) -> Run:
         return self.runs[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Where a run stands, in short: two marks of a run differ when something has happened to it in between."""
+
+    run_id: str
+    job: str
+    queue: str
+    tenant: str | None
+    state: RunState
+    attempt: int
+    seq: int
+    is_asked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +356,10 @@ class Store(Protocol):
         ...
 
     # managing
+    async def now(self) -> datetime:
+        """The time that the runs of this store go by."""
+        ...
+
     async def get(self, run_id: str) -> Run:
         """`RunNotFound` when the namespace has no such run."""
         ...
@@ -353,7 +372,9 @@ class Store(Protocol):
         """The states of these runs; ids that do not exist are left out."""
         ...
 
-    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> RunPage: ...
+    async def list(self, where: RunFilter, *, limit: int, cursor: str | None, is_oldest_first: bool = False) -> RunPage:
+        """One page in the order of the ids. It looks for about a second and then gives what it has, with a cursor."""
+        ...
 
     async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]: ...
 
@@ -361,12 +382,30 @@ class Store(Protocol):
 
     async def history(self, run_id: str) -> Sequence[HistoryEntry]: ...
 
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[Mark]:
+        """Where these runs stand, the newest `limit` runs, and up to `limit` of those that wait and that run."""
+        ...
+
     async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
         """Cancel a waiting run at once, ask for the cancelling of a running one; a terminal one stays as it is."""
         ...
 
     async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
         """`RunStateConflict` unless dead-lettered, canceled or expired."""
+        ...
+
+    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
+        """The same for a group, in one transaction; None where nothing is left to cancel or to ask for."""
+        ...
+
+    async def reopen_many(
+        self, run_ids: Sequence[str], reason: str | None, by: str | None
+    ) -> Sequence[Run | DuplicateRun | None]:
+        """The same for a group, in one transaction; None where the state does not allow it or the run is gone."""
+        ...
+
+    async def ahead(self, run: Run, most: int) -> int:
+        """How many due runs of its queue go before this waiting one, counted up to `most`."""
         ...
 
     async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from actorjobs.cli import db, make, queues, runs
+from actorjobs.cli.check import check
 from actorjobs.cli.dispatch import dispatch
+from actorjobs.cli.doctor import doctor
 from actorjobs.cli.fleet import run_fleet
 from actorjobs.cli.loading import load_app
 from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
@@ -31,6 +33,8 @@ app.add_typer(queues.app, name="queues")
 app.add_typer(db.app, name="db")
 app.add_typer(make.app, name="make")
 app.command()(dispatch)
+app.command()(check)
+app.command()(doctor)
 
 
 @app.command()

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from actorjobs import codec
+from actorjobs.cli.bulk import (
+    DryRun,
+    OptionalRunId,
+    Rate,
+    Search,
+    Since,
+    State,
+    Until,
+    Word,
+    Yes,
+    act_on_many,
+    chosen,
+)
 from actorjobs.cli.connecting import AppOption, JsonOption, with_client
+from actorjobs.cli.moments import parse_moment
 from actorjobs.cli.output import RUN_COLUMNS, cell, console, print_json, print_table, run_row
+from actorjobs.cli.tail import tail
 from actorjobs.errors import InvalidOption
 from actorjobs.model import Attempt, HistoryEntry, Run
-from actorjobs.runtime import Runtime
+from actorjobs.runtime import Explanation, Runtime
 
 app = typer.Typer(help="Look at runs and act on them.", no_args_is_help=True)
 
@@ -20,7 +34,9 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 Reason = Annotated[str | None, typer.Option(help="Kept with the run.")]
 
 LONGEST_SHOWN = 120
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+app.command()(tail)
 
 
 @app.command("list")
@@ -39,7 +55,7 @@ def list_runs(
     as_json: JsonOption = False,
 ) -> None:
     """Runs, newest first."""
-    first, last = _moment("--since", since), _moment("--until", until)
+    first, last = parse_moment("--since", since), parse_moment("--until", until)
 
     async def work(runtime: Runtime) -> None:
         page = await runtime.runs.list(
@@ -96,6 +112,24 @@ def print_run(run: Run, attempts: list[Attempt], history: list[HistoryEntry]) ->
     )
 
 
+@app.command()
+def explain(run_id: RunId, app_name: AppOption = None, as_json: JsonOption = False) -> None:
+    """Say why a run is not running; or where it runs, or how it ended."""
+
+    async def work(runtime: Runtime) -> Explanation:
+        return await runtime.runs.explain(run_id)
+
+    found = with_client(app_name, work)
+    if as_json:
+        print_json(found)
+        return
+    run = found.run
+    verdict = "" if found.verdict == run.state else f": {found.verdict}"
+    console().print(cell(f"run {run.id} of {run.job} on queue {run.queue} is {run.state}{verdict}"), soft_wrap=True)
+    for reason in found.reasons:
+        console().print(cell(f"  {reason}"), soft_wrap=True)
+
+
 def _error(attempt: Attempt) -> str:
     return "" if attempt.error is None else f"{attempt.error.name}: {_first_line(attempt.error.message)}"
 
@@ -112,11 +146,52 @@ def _first_line(text: str) -> str:
 
 
 @app.command()
-def cancel(run_id: RunId, reason: Reason = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
-    """End a waiting run; ask a running one to end."""
+def cancel(
+    run_id: OptionalRunId = None,
+    reason: Reason = None,
+    state: State = None,
+    job: Word = None,
+    queue: Word = None,
+    tenant: Word = None,
+    tag: Word = None,
+    since: Since = None,
+    until: Until = None,
+    search: Search = None,
+    rate: Rate = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a waiting run; ask a running one to end. With a filter: all that wait or run."""
+    many = chosen(
+        run_id,
+        state=state,
+        job=job,
+        queue=queue,
+        tenant=tenant,
+        tag=tag,
+        since=since,
+        until=until,
+        search=search,
+        rate=rate,
+        dry_run=dry_run,
+        yes=yes,
+    )
+    if many.is_many:
+        act_on_many(
+            "cancel",
+            many,
+            lambda runtime: runtime.runs.cancel_many,
+            app_name=app_name,
+            as_json=as_json,
+            reason=reason,
+            by="command line",
+        )
+        return
 
     async def work(runtime: Runtime) -> Run:
-        return await runtime.runs.cancel(run_id, reason=reason, by="command line")
+        return await runtime.runs.cancel(run_id or "", reason=reason, by="command line")
 
     run = with_client(app_name, work)
     asked = run.cancel_requested_at is not None and run.finished_at is None
@@ -125,18 +200,58 @@ def cancel(run_id: RunId, reason: Reason = None, app_name: AppOption = None, as_
 
 @app.command()
 def replay(
-    run_id: RunId,
+    run_id: OptionalRunId = None,
     delay: Annotated[float | None, typer.Option(help="Seconds to wait.")] = None,
-    payload: Annotated[str | None, typer.Option(help="JSON to use in place of the run's payload.")] = None,
+    payload: Annotated[
+        str | None, typer.Option(help="JSON to use in place of the run's payload; not with a filter.")
+    ] = None,
     reason: Reason = None,
+    state: State = None,
+    job: Word = None,
+    queue: Word = None,
+    tenant: Word = None,
+    tag: Word = None,
+    since: Since = None,
+    until: Until = None,
+    search: Search = None,
+    rate: Rate = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     app_name: AppOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for a new run with the same payload, linked to this one."""
+    """Ask for a new run with the same payload, linked to this one. With a filter: for all dead letters, or --state."""
     changed = None if payload is None else codec.parse(payload)
+    many = chosen(
+        run_id,
+        state=state,
+        job=job,
+        queue=queue,
+        tenant=tenant,
+        tag=tag,
+        since=since,
+        until=until,
+        search=search,
+        rate=rate,
+        dry_run=dry_run,
+        yes=yes,
+    )
+    if many.is_many:
+        if payload is not None:
+            raise InvalidOption("--payload is for one run, not for all that match a filter")
+        act_on_many(
+            "replay",
+            many,
+            lambda runtime: runtime.runs.replay_many,
+            app_name=app_name,
+            as_json=as_json,
+            reason=reason,
+            delay=delay,
+        )
+        return
 
     async def work(runtime: Runtime) -> Run:
-        handle = await runtime.runs.replay(run_id, delay=delay, reason=reason, payload=changed)
+        handle = await runtime.runs.replay(run_id or "", delay=delay, reason=reason, payload=changed)
         return await handle.run()
 
     run = with_client(app_name, work)
@@ -144,11 +259,52 @@ def replay(
 
 
 @app.command()
-def retry(run_id: RunId, reason: Reason = None, app_name: AppOption = None, as_json: JsonOption = False) -> None:
-    """Reopen a dead-lettered, canceled or expired run for one more attempt."""
+def retry(
+    run_id: OptionalRunId = None,
+    reason: Reason = None,
+    state: State = None,
+    job: Word = None,
+    queue: Word = None,
+    tenant: Word = None,
+    tag: Word = None,
+    since: Since = None,
+    until: Until = None,
+    search: Search = None,
+    rate: Rate = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reopen a dead-lettered, canceled or expired run for one more attempt. With a filter: all of them."""
+    many = chosen(
+        run_id,
+        state=state,
+        job=job,
+        queue=queue,
+        tenant=tenant,
+        tag=tag,
+        since=since,
+        until=until,
+        search=search,
+        rate=rate,
+        dry_run=dry_run,
+        yes=yes,
+    )
+    if many.is_many:
+        act_on_many(
+            "retry",
+            many,
+            lambda runtime: runtime.runs.retry_many,
+            app_name=app_name,
+            as_json=as_json,
+            reason=reason,
+            by="command line",
+        )
+        return
 
     async def work(runtime: Runtime) -> Run:
-        return await runtime.runs.retry(run_id, reason=reason, by="command line")
+        return await runtime.runs.retry(run_id or "", reason=reason, by="command line")
 
     run = with_client(app_name, work)
     _tell(run, as_json, f"run {run.id} is {run.state}")
@@ -162,7 +318,7 @@ def reschedule(
     as_json: JsonOption = False,
 ) -> None:
     """Let a waiting run become due at another time."""
-    at = _moment("RUN_AT", run_at)
+    at = parse_moment("RUN_AT", run_at)
     assert at is not None
 
     async def work(runtime: Runtime) -> Run:
@@ -212,19 +368,3 @@ def _tell(run: Run, as_json: bool, words: str) -> None:
         print_json(run)
     else:
         console().print(cell(words))
-
-
-def _moment(option: str, given: str | None) -> datetime | None:
-    """A moment written as ISO 8601 with a time zone, or as so long ago; `InvalidOption` otherwise."""
-    if given is None:
-        return None
-    number, unit = given[:-1], given[-1:]
-    if unit in _UNITS and number.isascii() and number.isdigit() and len(number) < 9:
-        return datetime.now(UTC) - timedelta(seconds=min(int(number) * _UNITS[unit], 100 * 365 * 86400))
-    try:
-        at = datetime.fromisoformat(given)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise InvalidOption(f"{option} takes a moment like 2026-01-31T12:00Z, or 15m, 2h, 7d for so long ago")
-    return at

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Unpack
+
 from actorjobs.clock import Clock
-from actorjobs.errors import InvalidOption, ResultTimeout
+from actorjobs.errors import (
+    ActorJobsError,
+    InvalidOption,
+    PolicyDenied,
+    ResultTimeout,
+    RunNotFound,
+    RunStateConflict,
+    StoreUnavailable,
+)
 from actorjobs.jobs import RunHandle
-from actorjobs.lifecycle import TERMINAL
+from actorjobs.lifecycle import REOPENABLE, TERMINAL
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, new_traceparent
 from actorjobs.policy import Action, Guard
 from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
+from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
+from actorjobs.runtime.explaining import Explanation, explain, facts
+from actorjobs.runtime.filtering import States, moment, run_filter
+from actorjobs.runtime.tailing import Change, Tail
 from actorjobs.worker.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -24,7 +39,8 @@ LIST_LIMIT = 100
 MOST_PER_PAGE = 1000
 EVENT_POLL_SECONDS = 0.1
 
-States = RunState | str | Sequence[RunState | str] | None
+TOGETHER = 50
+"""Replays on their way at once."""
 
 
 class Runs:
@@ -52,6 +68,7 @@ class Runs:
         self._accept = accept
         self._publish = publish
         self._cancel_here = cancel_here
+        self._bulk = Bulk(store=store, guard=guard, clock=clock)
 
     async def get(self, run_id: str) -> Run:
         """The run as it stands."""
@@ -82,7 +99,11 @@ class Runs:
         limit: int = LIST_LIMIT,
         cursor: str | None = None,
     ) -> RunPage:
-        """One page of runs, newest first; `page.cursor` asks for the next. `since`/`until` bound the acceptance."""
+        """One page of runs, newest first; `since`/`until` bound the acceptance.
+
+        `page.cursor` asks for the next page, and only None means the end: a page looks for about a second, and where
+        matches are rare it may then be short, or empty, with more to come.
+        """
         _check_limit(limit)
         where = run_filter(
             state=state, job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until, search=search
@@ -109,6 +130,10 @@ class Runs:
             run_filter(job=job, queue=queue, tenant=tenant, tag=tag, since=since, until=until)
         )
 
+    async def explain(self, run_id: str) -> Explanation:
+        """Why the run is not running: all reasons, the first one first; or where it runs, or how it ended."""
+        return explain(await facts(self._store, await self._readable(run_id)))
+
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Every attempt, in order; the last one has outcome `running` while the run runs."""
         await self._allowed("read", run_id)
@@ -124,13 +149,44 @@ class Runs:
         before = await self._store.get(run_id)
         await self._guard.run("cancel", before)
         run = await self._store.cancel(run_id, reason, by)
-        self._waiter.note(run.id, run.state)
-        if run.state is RunState.RUNNING:
-            self._cancel_here(run.id)
-        if (before.state, before.cancel_requested_at) != (run.state, run.cancel_requested_at):
-            is_asked = run.state is RunState.RUNNING
-            self._observe("cancel_requested" if is_asked else "canceled", run, detail=_who(reason, by))
+        is_new = (before.state, before.cancel_requested_at) != (run.state, run.cancel_requested_at)
+        self._canceled(run, reason, by, is_new=is_new)
         return run
+
+    def _canceled(self, run: Run, reason: str | None, by: str | None, *, is_new: bool) -> None:
+        """Tell everybody here who has to know that a run was canceled, or asked to end."""
+        self._waiter.note(run.id, run.state)
+        is_asked = run.state is RunState.RUNNING
+        if is_asked:
+            self._cancel_here(run.id)
+        if is_new:
+            self._observe("cancel_requested" if is_asked else "canceled", run, detail=_who(reason, by))
+
+    async def cancel_many(
+        self,
+        filter: RunFilter | None = None,
+        /,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        **options: Unpack[BulkOptions],
+    ) -> BulkResult:
+        """Cancel every run that matches, oldest first; with no state given, those that wait or run.
+
+        Takes a filter or the criteria of `list`; none at all needs `everything=True`. With `rate=` it does so many a
+        second, with `dry_run=True` it only counts. After `StoreUnavailable` what was done stays done: ask again.
+        """
+        live = frozenset(RunState) - TERMINAL
+        how = plan(filter, options, possible=live, default=live)
+
+        async def act(group: Sequence[Run]) -> Sequence[Fate]:
+            answers = await self._store.cancel_many([run.id for run in group], reason, by)
+            for run in answers:
+                if run is not None:
+                    self._canceled(run, reason, by, is_new=True)
+            return [run is not None for run in answers]
+
+        return await self._bulk.run("cancel", how, act)
 
     async def replay(
         self,
@@ -165,6 +221,62 @@ class Runs:
             changes["meta"] = again.meta | {"replay_reason": reason}
         return (await self._accept(again.model_copy(update=changes))).run_id
 
+    async def replay_many(
+        self,
+        filter: RunFilter | None = None,
+        /,
+        *,
+        delay: float | timedelta | None = None,
+        reason: str | None = None,
+        **options: Unpack[BulkOptions],
+    ) -> BulkResult:
+        """A new run for every run that matches and is over, oldest first; with no state given, for dead letters. Like
+        `cancel_many` otherwise; but asking again after `StoreUnavailable` replays again what was replayed."""
+        seconds(0.0 if delay is None else delay, "delay")
+        how = plan(filter, options, possible=TERMINAL, default={RunState.DEAD_LETTERED})
+
+        async def one(run: Run) -> Fate:
+            try:
+                await self.replay_run(run.id, delay=delay, reason=reason)
+            except (RunNotFound, RunStateConflict, PolicyDenied):
+                return False
+            except StoreUnavailable:
+                raise
+            except ActorJobsError as error:
+                return error
+            return True
+
+        async def act(group: Sequence[Run]) -> Sequence[Fate]:
+            fates: list[Fate] = []
+            for start in range(0, len(group), TOGETHER):
+                fates += await asyncio.gather(*(one(run) for run in group[start : start + TOGETHER]))
+            return fates
+
+        return await self._bulk.run("replay", how, act)
+
+    async def retry_many(
+        self,
+        filter: RunFilter | None = None,
+        /,
+        *,
+        reason: str | None = None,
+        by: str | None = None,
+        **options: Unpack[BulkOptions],
+    ) -> BulkResult:
+        """Reopen every run that matches, oldest first; with no state given, those dead-lettered, canceled or expired.
+        Like `cancel_many` otherwise; a unique run whose place is taken fails."""
+        how = plan(filter, options, possible=REOPENABLE, default=REOPENABLE)
+
+        async def act(group: Sequence[Run]) -> Sequence[Fate]:
+            answers = await self._store.reopen_many([run.id for run in group], reason, by)
+            reopened = [answer for answer in answers if isinstance(answer, Run)]
+            self._publish([_hint(run) for run in reopened])
+            for run in reopened:
+                self._observe("reopened", run, detail=_who(reason, by))
+            return [answer if isinstance(answer, Exception) else answer is not None for answer in answers]
+
+        return await self._bulk.run("retry", how, act)
+
     async def retry(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
         """Reopen a dead-lettered, canceled or expired run for one more attempt; `RunStateConflict` otherwise."""
         await self._allowed("retry", run_id)
@@ -175,7 +287,7 @@ class Runs:
 
     async def reschedule(self, run_id: str, run_at: datetime, *, by: str | None = None) -> Run:
         """Let a waiting run become due at another time; `RunStateConflict` unless it waits."""
-        due = _moment("run_at", run_at)
+        due = moment("run_at", run_at)
         if due is None:
             raise InvalidOption("reschedule needs a moment: datetime.now(UTC) + timedelta(hours=1)")
         await self._allowed("reschedule", run_id)
@@ -221,13 +333,37 @@ class Runs:
                 return
             await self._waiter.until_over(run_id, EVENT_POLL_SECONDS)
 
+    def tail(
+        self,
+        *,
+        state: States = None,
+        job: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        since: datetime | None = None,
+        on_left_out: Callable[[int], object] = lambda count: None,
+    ) -> AsyncIterator[Change]:
+        """What happens to runs anywhere in the fleet, about twice a second, from now on or since then; without end.
+
+        It watches the newest 2,000 runs and as many of those that wait and that run. A run that had waited behind more
+        than these, and started and ended between two looks, is missed; so is one that was deleted. Of a look at which
+        more than 500 runs had changed the others are left out: `on_left_out` is told how many.
+        """
+        where = run_filter(state=state, job=job, queue=queue, tenant=tenant)
+        tail = Tail(store=self._store, guard=self._guard, clock=self._clock, where=where, on_left_out=on_left_out)
+        return tail.changes(moment("since", since))
+
     def handle(self, run_id: str, job: str, *, existing: bool = False) -> RunHandle[Any]:
         """A handle of that run; its result is typed by the job if it is registered here, plain JSON otherwise."""
         decode = self._registry.definition(job).decode_result if self._registry.knows(job) else _as_it_is
         return RunHandle(run_id, job=job, decode=decode, runs=self, existing=existing)
 
     def _wake(self, run: Run) -> None:
-        self._publish([Hint(run_id=run.id, seq=0, job=run.job, queue=run.queue)])
+        self._publish([_hint(run)])
+
+
+def _hint(run: Run) -> Hint:
+    return Hint(run_id=run.id, seq=0, job=run.job, queue=run.queue)
 
 
 def _who(reason: str | None, by: str | None) -> dict[str, str]:
@@ -241,35 +377,3 @@ def _check_limit(limit: object) -> None:
 
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def run_filter(
-    *, state: States = None, since: datetime | None = None, until: datetime | None = None, **words: Any
-) -> RunFilter:
-    """A checked filter; `InvalidOption` for a state that does not exist or a time without zone."""
-    for name, word in words.items():
-        if word is not None and not isinstance(word, str):
-            raise InvalidOption(f"{name} is a string, not a value of type {type(word).__name__}")
-    return RunFilter(state=_states(state), since=_moment("since", since), until=_moment("until", until), **words)
-
-
-def _moment(name: str, at: object) -> datetime | None:
-    """An aware moment in UTC; `InvalidOption` for anything that is none."""
-    if at is None:
-        return None
-    if not isinstance(at, datetime) or at.tzinfo is None:
-        raise InvalidOption(f"{name} is a datetime with a time zone, like datetime.now(UTC) - timedelta(hours=1)")
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise InvalidOption(f"{name} lies outside the years that can be compared") from None
-
-
-def _states(given: States) -> tuple[RunState, ...] | None:
-    if given is None:
-        return None
-    words: Any = [given] if isinstance(given, str) else given
-    try:
-        return tuple(RunState(word) for word in words)
-    except (ValueError, TypeError):
-        raise InvalidOption(f"a state is one of {', '.join(RunState)}") from None

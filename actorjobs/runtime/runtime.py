@@ -34,7 +34,9 @@ from actorjobs.ports import (
 )
 from actorjobs.runtime.around import Together, around
 from actorjobs.runtime.checking import check_made_by_hand
+from actorjobs.runtime.doctoring import Finding, examine, repair
 from actorjobs.runtime.opened import AppFactory, Opened
+from actorjobs.runtime.pending import PendingReport, check_pending
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
@@ -246,6 +248,17 @@ class Runtime:
     def is_at_rest(self) -> bool:
         """True when nothing is at work here and nothing that is due was left at the last look."""
         return self._open_one.is_at_rest
+
+    async def check_pending(self) -> PendingReport:
+        """Which waiting and running runs this code could not perform: unknown jobs, newer versions, payloads that no
+        longer validate. Goes through all of them; for a deployment that is about to start."""
+        return await check_pending(self._open_one.store, self._registry)
+
+    async def examine(self, *, is_repairing: bool = False) -> list[Finding]:
+        """What `actorjobs doctor` finds in the store; with `is_repairing` after taking back runs of dead workers."""
+        store = self._open_one.store
+        repaired = await repair(store, self._clock) if is_repairing else []
+        return [*repaired, *await examine(store)]
 
     def statistics(self) -> dict[str, Any]:
         """Counters of every pool, by queue."""

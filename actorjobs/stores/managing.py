@@ -1,18 +1,21 @@
-"""Managing: what operators do to single runs."""
+"""Managing: what operators do to runs, to one or to a group."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from actorjobs.errors import DuplicateRun, RunStateConflict
-from actorjobs.lifecycle import WAITING, advance
+from actorjobs.lifecycle import REOPENABLE, WAITING, advance
 from actorjobs.model import Run, RunState, Transition
+from actorjobs.stores import schema
 from actorjobs.stores.core import clean
 from actorjobs.stores.reading import Reading
-from actorjobs.stores.rows import ended_digest, reopened_digest
+from actorjobs.stores.rows import Row, ended_digest, is_run_id, reopened_digest
 from actorjobs.stores.schema import runs
 
 
@@ -41,21 +44,7 @@ class Managing(Reading):
             row = self._row(connection, run_id, lock=True)
             state = advance(RunState(row["state"]), Transition.REOPEN)
             now = self._now(connection)
-            self._change(
-                connection,
-                row,
-                state=state.value,
-                available_at=now,
-                finished_at=None,
-                expires_at=None,
-                hold=None,
-                cancel_requested_at=None,
-                reason=None,
-                losses=0,
-                max_attempts=row["failures"] + 1,
-                unique_digest=reopened_digest(row),
-                seq=row["seq"] + 1,
-            )
+            self._change(connection, row, **_reopened(now) | {"unique_digest": reopened_digest(row)})
             self._note(connection, [row], "reopened", state, now, reason, by)
             return self._get(connection, run_id)
 
@@ -64,17 +53,79 @@ class Managing(Reading):
         except IntegrityError:
             raise await self._duplicate(run_id) from None
 
+    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
+        def work(connection: Connection) -> list[Run | None]:
+            rows = self._locked(connection, run_ids)
+            now, told = self._now(connection), clean(reason)
+            waiting = [row for row in rows if RunState(row["state"]) in WAITING]
+            running = [row for row in rows if row["state"] == RunState.RUNNING and row["cancel_requested_at"] is None]
+            if waiting:
+                ended = {"state": RunState.CANCELED.value, "finished_at": now, "reason": told}
+                self._change_all(connection, waiting, **ended, unique_digest=text(schema.ENDED_DIGEST))
+                self._note(connection, waiting, "canceled", RunState.CANCELED, now, reason, by)
+            if running:
+                self._change_all(connection, running, cancel_requested_at=now, reason=told)
+                self._note(connection, running, "cancel_requested", RunState.RUNNING, now, reason, by)
+            return self._as_they_are(connection, run_ids, [*waiting, *running])
+
+        return await self._database.write(work)
+
+    async def reopen_many(
+        self, run_ids: Sequence[str], reason: str | None, by: str | None
+    ) -> Sequence[Run | DuplicateRun | None]:
+        def work(connection: Connection) -> list[Run | DuplicateRun | None]:
+            rows = [row for row in self._locked(connection, run_ids) if RunState(row["state"]) in REOPENABLE]
+            now = self._now(connection)
+            plain = [row for row in rows if row["uniqueness_config"] is None]
+            unique = [row for row in rows if row["uniqueness_config"] is not None]
+            if plain:
+                self._change_all(connection, plain, **_reopened(now))
+            refused = {row["id"]: self._take_place(connection, row, now) for row in unique}
+            done = [*plain, *(row for row in unique if refused[row["id"]] is None)]
+            if done:
+                self._note(connection, done, "reopened", RunState.QUEUED, now, reason, by)
+            found = self._as_they_are(connection, run_ids, done)
+            return [refused.get(run_id) or run for run_id, run in zip(run_ids, found, strict=True)]
+
+        return await self._database.write(work)
+
+    def _take_place(self, connection: Connection, row: Row, now: datetime) -> DuplicateRun | None:
+        """Reopen a unique run, or say which twin has its place."""
+        try:
+            with connection.begin_nested():
+                self._change(connection, row, **_reopened(now) | {"unique_digest": reopened_digest(row)})
+        except IntegrityError:
+            return _duplicate(row, self._twin_of(connection, row))
+        return None
+
+    def _locked(self, connection: Connection, run_ids: Sequence[str]) -> Sequence[Row]:
+        """Those of the runs that exist, locked in the order of their ids, so that two groups never block each other."""
+        ids = [run_id for run_id in run_ids if is_run_id(run_id)]
+        mine = select(runs).where(runs.c.namespace == self._namespace, runs.c.id.in_(ids))
+        return connection.execute(mine.order_by(runs.c.id).with_for_update()).mappings().all()
+
+    def _change_all(self, connection: Connection, rows: Sequence[Row], **values: Any) -> None:
+        connection.execute(update(runs).where(runs.c.id.in_([row["id"] for row in rows])).values(**values))
+
+    def _as_they_are(self, connection: Connection, run_ids: Sequence[str], changed: Sequence[Row]) -> list[Run | None]:
+        """Those that were changed, in the order asked for; None in the place of the others."""
+        query = select(runs).where(runs.c.id.in_([row["id"] for row in changed]))
+        found = {run.id: run for run in self._shown(connection, query)} if changed else {}
+        return [found.get(run_id) for run_id in run_ids]
+
     async def _duplicate(self, run_id: str) -> DuplicateRun:
         """Why a run cannot be reopened: a twin has taken its place meanwhile."""
 
-        def work(connection: Connection) -> str:
+        def work(connection: Connection) -> DuplicateRun:
             row = self._row(connection, run_id)
-            same = [runs.c[name] == row[name] for name in ("namespace", "tenant", "job")]
-            twin = select(runs.c.id).where(*same, runs.c.unique_digest == reopened_digest(row))
-            return str(connection.execute(twin).scalar() or "")
+            return _duplicate(row, self._twin_of(connection, row))
 
-        twin = await self._database.read(work)
-        return DuplicateRun(f"run {run_id} is unique, and run {twin} has its place: wait for that one", run_id=twin)
+        return await self._database.read(work)
+
+    def _twin_of(self, connection: Connection, row: Row) -> str:
+        same = [runs.c[name] == row[name] for name in ("namespace", "tenant", "job")]
+        twin = select(runs.c.id).where(*same, runs.c.unique_digest == reopened_digest(row))
+        return str(connection.execute(twin).scalar() or "")
 
     async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
         def work(connection: Connection) -> Run:
@@ -96,3 +147,14 @@ class Managing(Reading):
             self._delete(connection, [row["id"]])
 
         await self._database.write(work)
+
+
+def _reopened(now: datetime) -> dict[str, Any]:
+    """What a run becomes that gets one more attempt."""
+    cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
+    figures = {"losses": 0, "max_attempts": runs.c.failures + 1, "seq": runs.c.seq + 1}
+    return {"state": RunState.QUEUED.value, "available_at": now, **dict.fromkeys(cleared), **figures}
+
+
+def _duplicate(row: Row, twin: str) -> DuplicateRun:
+    return DuplicateRun(f"run {row['id']} is unique, and run {twin} has its place: wait for that one", run_id=twin)

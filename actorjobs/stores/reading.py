@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import datetime
+from typing import Any
 
-import orjson
-from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState
-from actorjobs.ports import RunFilter, RunPage
-from actorjobs.stores.core import StoreCore
-from actorjobs.stores.holds import Standings
-from actorjobs.stores.rows import (
-    Row,
-    attempt_of,
-    check_cursor,
-    current_attempt,
-    envelope_of,
-    history_of,
-    is_run_id,
-    is_storable,
-    run_of,
-    serves_of,
-)
-from actorjobs.stores.schema import attempts, events, queues, runs, workers
+from actorjobs.ports import Mark, RunFilter, RunPage
+from actorjobs.stores import schema
+from actorjobs.stores.rows import attempt_of, check_cursor, current_attempt, envelope_of, history_of, is_run_id, run_of
+from actorjobs.stores.scanning import IDS_AT_ONCE, UNUSUAL, Scan, Scanning, words
+from actorjobs.stores.schema import attempts, events, runs
 
 
-class Reading(StoreCore):
+class Reading(Scanning):
     """Verbs that look at runs and change nothing."""
 
     async def get(self, run_id: str) -> Run:
@@ -39,26 +28,6 @@ class Reading(StoreCore):
         row = self._row(connection, run_id)
         run = run_of(row, self._ended(connection, [run_id]).get(run_id, ()))
         return self._standings(connection, [run]).shown(run)
-
-    def _standings(self, connection: Connection, seen: Sequence[Run]) -> Standings:
-        """What bears on whether these runs may start."""
-        if not any(run.state in WAITING for run in seen):
-            return Standings()
-        paused = select(queues.c.name).where(queues.c.namespace == self._namespace, queues.c.is_paused)
-        living = select(workers.c.serves).where(
-            workers.c.namespace == self._namespace, workers.c.died_at.is_(None), workers.c.serves.is_not(None)
-        )
-        fleet = [serves_of(row.serves) for row in connection.execute(living)]
-        return Standings(
-            paused={row.name for row in connection.execute(paused)}, fleet=[one for one in fleet if one is not None]
-        )
-
-    def _ended(self, connection: Connection, ids: Sequence[str]) -> dict[str, builtins.list[Attempt]]:
-        query = select(attempts).where(attempts.c.run_id.in_(ids)).order_by(attempts.c.run_id, attempts.c.number)
-        ended: dict[str, builtins.list[Attempt]] = {}
-        for row in connection.execute(query).mappings():
-            ended.setdefault(row["run_id"], []).append(attempt_of(row, None))
-        return ended
 
     async def envelope(self, run_id: str) -> Envelope:
         return await self._database.read(lambda connection: envelope_of(self._row(connection, run_id)))
@@ -76,51 +45,57 @@ class Reading(StoreCore):
 
         return await self._database.read(work)
 
-    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> RunPage:
-        query = select(runs).where(self._matches(where)).order_by(runs.c.id.desc()).limit(limit + 1)
-        if check_cursor(cursor) is not None:
-            query = query.where(runs.c.id < cursor)
+    async def now(self) -> datetime:
+        return await self._database.read(self._now)
 
-        def work(connection: Connection) -> RunPage:
-            rows = connection.execute(query).mappings().all()
-            page = rows[:limit]
-            ended = self._ended(connection, [row["id"] for row in page if _may_have_errors(row)])
-            found = [run_of(row, ended.get(row["id"], ())) for row in page]
-            standings = self._standings(connection, found)
-            after = page[-1]["id"] if len(rows) > limit else None
-            return RunPage(runs=[standings.shown(run) for run in found], cursor=after)
-
-        return await self._database.read(work)
+    async def list(self, where: RunFilter, *, limit: int, cursor: str | None, is_oldest_first: bool = False) -> RunPage:
+        scan = Scan(matches=self._matches(where), states=where.state, is_oldest_first=is_oldest_first)
+        return await self._scan(scan, limit=limit, cursor=check_cursor(cursor))
 
     async def count_by_state(self, where: RunFilter) -> Mapping[RunState, int]:
-        query = select(runs.c.state, func.count().label("runs")).where(self._matches(where)).group_by(runs.c.state)
+        matches = self._matches(where)
 
         def work(connection: Connection) -> dict[RunState, int]:
-            counted = {RunState(row["state"]): int(row["runs"]) for row in connection.execute(query).mappings()}
-            return {state: counted.get(state, 0) for state in RunState}
+            counted: dict[str, int] = {}
+            for lane in _lanes(where.state):
+                query = select(runs.c.state, func.count()).where(*lane, matches).group_by(runs.c.state)
+                counted |= {row[0]: row[1] for row in connection.execute(query)}
+            return {state: counted.get(state.value, 0) for state in RunState}
 
         return await self._database.read(work)
 
-    def _matches(self, where: RunFilter) -> ColumnElement[bool]:
-        words = (where.job, where.queue, where.tenant, where.tag, where.search)
-        if not all(is_storable(word) for word in words if word is not None):
-            return false()
-        conditions: builtins.list[ColumnElement[bool]] = [runs.c.namespace == self._namespace]
-        if where.state is not None:
-            conditions.append(runs.c.state.in_([state.value for state in where.state]))
-        for column, value in (("job", where.job), ("queue", where.queue), ("tenant", where.tenant)):
-            if value is not None:
-                conditions.append(runs.c[column] == value)
-        if where.tag is not None:
-            conditions.append(self._dialect.contains(runs.c.tags, orjson.dumps(where.tag).decode()))
-        if where.since is not None:
-            conditions.append(runs.c.inserted_at >= where.since.astimezone(UTC))
-        if where.until is not None:
-            conditions.append(runs.c.inserted_at < where.until.astimezone(UTC))
-        if where.search:
-            columns = (runs.c.id, runs.c.job, runs.c.payload, runs.c.idempotency_key)
-            conditions.append(or_(*(self._dialect.contains(column, where.search) for column in columns)))
-        return and_(true(), *conditions)
+    async def ahead(self, run: Run, most: int) -> int:
+        def work(connection: Connection) -> int:
+            line = (runs.c.namespace == self._namespace, words(schema.WAITING_SQL), runs.c.queue == run.queue)
+            urgent = select(runs.c.id).where(
+                *line, runs.c.priority > run.priority, runs.c.available_at <= self._now(connection)
+            )
+            earlier = select(runs.c.id).where(
+                *line, runs.c.priority == run.priority, runs.c.available_at < run.available_at
+            )
+            found = connection.execute(urgent.limit(most)).all()
+            found = [*found, *connection.execute(earlier.limit(most)).all()]
+            return min(len(found), most)
+
+        return await self._database.read(work)
+
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[Mark]:
+        mine = select(*(runs.c[name] for name in MARK_COLUMNS)).where(runs.c.namespace == self._namespace)
+        edge = select(runs.c.id).order_by(runs.c.id.desc()).offset(limit - 1).limit(1)
+
+        def work(connection: Connection) -> list[Mark]:
+            oldest = connection.execute(edge).scalar()
+            newest = mine.order_by(runs.c.id.desc()).limit(limit)
+            found = [mine.where(words(index)).limit(limit) for index in (schema.WAITING_SQL, schema.RUNNING_SQL)]
+            found.append(newest if oldest is None else newest.where(runs.c.id >= oldest))
+            marks = {row.id: _mark(row) for query in found for row in connection.execute(query)}
+            others = [run_id for run_id in run_ids if run_id not in marks and is_run_id(run_id)]
+            for start in range(0, len(others), IDS_AT_ONCE):
+                query = mine.where(runs.c.id.in_(others[start : start + IDS_AT_ONCE]))
+                marks |= {row.id: _mark(row) for row in connection.execute(query)}
+            return list(marks.values())
+
+        return await self._database.read(work)
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         def work(connection: Connection) -> builtins.list[Attempt]:
@@ -145,7 +120,33 @@ class Reading(StoreCore):
         return await self._database.read(work)
 
 
-def _may_have_errors(row: Row) -> bool:
-    """False for what most runs are, so that a page of them is one query."""
-    went_well = (RunState.RUNNING.value, RunState.SUCCEEDED.value)
-    return bool(row["attempt"] > 1 or (row["attempt"] == 1 and row["state"] not in went_well))
+def _lanes(states: Sequence[RunState] | None) -> Sequence[Sequence[ColumnElement[Any]]]:
+    """What is to be counted, in parts that have an index of their own where that is possible."""
+    if states is None or RunState.SUCCEEDED in states:
+        return [()]
+    parts = (
+        (WAITING, schema.WAITING_SQL),
+        (frozenset({RunState.RUNNING}), schema.RUNNING_SQL),
+        (UNUSUAL - WAITING, schema.UNUSUAL_SQL),
+    )
+    return [
+        (words(index), runs.c.state.in_([state.value for state in part.intersection(states)]))
+        for part, index in parts
+        if part.intersection(states)
+    ]
+
+
+MARK_COLUMNS = ("id", "job", "queue", "tenant", "state", "attempt", "seq", "cancel_requested_at")
+
+
+def _mark(row: Any) -> Mark:
+    return Mark(
+        run_id=row.id,
+        job=row.job,
+        queue=row.queue,
+        tenant=row.tenant or None,
+        state=RunState(row.state),
+        attempt=row.attempt,
+        seq=row.seq,
+        is_asked=row.cancel_requested_at is not None,
+    )

@@ -126,6 +126,9 @@ ENDED_DIGEST = "CASE WHEN substr(unique_digest, 1, 1) = 'p' THEN unique_digest E
 """A run that is over gives its place free, unless the place is that of a whole period."""
 
 WAITING_SQL = "state IN ('scheduled', 'queued', 'retrying')"
+RUNNING_SQL = "state = 'running'"
+UNUSUAL_SQL = "state IN ('retrying', 'dead_lettered', 'canceled', 'expired')"
+"""Conditions of partial indexes. SQLite uses such an index only for a query that has these very words."""
 
 runs = Table(
     "actorjobs_runs",
@@ -185,16 +188,10 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Inde
 
 # Every index that a run's happy path touches is paid for by every run: three here, the rest stay empty for it.
 _partial("actorjobs_runs_due", "namespace", "queue", "priority", "available_at", where=WAITING_SQL)
-_partial("actorjobs_runs_owned", "claimed_by", where="state = 'running'")
+_partial("actorjobs_runs_owned", "claimed_by", where=RUNNING_SQL)
 _partial("actorjobs_runs_suspect", "namespace", "queue", where=f"losses >= 2 AND {WAITING_SQL}")
 _partial("actorjobs_runs_expiring", "namespace", "expires_at", where=f"expires_at IS NOT NULL AND {WAITING_SQL}")
-_partial(
-    "actorjobs_runs_unusual",
-    "namespace",
-    "state",
-    "id",
-    where="state IN ('retrying', 'dead_lettered', 'canceled', 'expired')",
-)
+_partial("actorjobs_runs_unusual", "namespace", "state", "id", where=UNUSUAL_SQL)
 _partial("actorjobs_runs_parent", "parent", where="parent IS NOT NULL")
 _partial(
     "actorjobs_runs_key",

@@ -14,6 +14,7 @@ from actorjobs.clock import Clock
 from actorjobs.stores.accepting import Accepting
 from actorjobs.stores.database import open_database
 from actorjobs.stores.delivering import Delivering
+from actorjobs.stores.facts import Facts
 from actorjobs.stores.leases import Leases
 from actorjobs.stores.managing import Managing
 from actorjobs.stores.migrate import check_schema, current_version
@@ -21,7 +22,7 @@ from actorjobs.stores.queues import Queues
 from actorjobs.stores.sweeps import Sweeps
 
 
-class SqlStore(Accepting, Delivering, Leases, Queues, Sweeps, Managing):
+class SqlStore(Accepting, Delivering, Leases, Queues, Sweeps, Managing, Facts):
     """Runs of one namespace in a SQL database. See `actorjobs.ports.Store` for what each verb promises."""
 
     _is_open = False

@@ -180,13 +180,13 @@ def _checked(url: URL) -> URL:
         raise InvalidOption(f"{path} is a folder: name a file, like sqlite:///{path}/actorjobs.db")
     if not path.absolute().parent.is_dir():
         raise InvalidOption(f"the folder {path.absolute().parent} does not exist: create it, or name another file")
-    kind = _file_system(path.absolute().parent)
+    kind = file_system(path.absolute().parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise InvalidOption(f"{path} lies on a network file system ({kind}), where SQLite loses data: use a local disk")
     return url
 
 
-def _file_system(folder: Path) -> str | None:
+def file_system(folder: Path) -> str | None:
     """The type of the file system that holds `folder`; None where the system does not tell."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")

@@ -227,6 +227,9 @@ class MemoryStore(MemoryLeases):
         run = rows.run_of(row, [rows.attempt_of(attempt, None) for attempt in ended])
         return Standings(paused=paused, fleet=fleet).shown(run)
 
+    async def now(self) -> datetime:
+        return await self._begin()
+
     async def get(self, run_id: str) -> Run:
         await self._begin()
         return self._run(self._row(run_id))
@@ -239,11 +242,14 @@ class MemoryStore(MemoryLeases):
         await self._begin()
         return {row["id"]: state_of(row) for row in self.database.runs_of(self._namespace) if row["id"] in run_ids}
 
-    async def list(self, where: RunFilter, *, limit: int, cursor: str | None) -> ports.RunPage:
+    async def list(
+        self, where: RunFilter, *, limit: int, cursor: str | None, is_oldest_first: bool = False
+    ) -> ports.RunPage:
         rows.check_cursor(cursor)
         await self._begin()
-        found = [row for row in self._matching(where) if cursor is None or row["id"] < cursor]
-        found.sort(key=lambda row: row["id"], reverse=True)
+        found = sorted(self._matching(where), key=lambda row: str(row["id"]), reverse=not is_oldest_first)
+        if cursor is not None:
+            found = [row for row in found if (row["id"] > cursor if is_oldest_first else row["id"] < cursor)]
         page = [self._run(row) for row in found[:limit]]
         return ports.RunPage(runs=page, cursor=page[-1].id if len(found) > limit else None)
 
@@ -254,6 +260,15 @@ class MemoryStore(MemoryLeases):
 
     def _matching(self, where: RunFilter) -> builtins.list[Row]:
         return [row for row in self.database.runs_of(self._namespace) if memory_rows.matches(row, where)]
+
+    async def marks(self, run_ids: Sequence[str], limit: int) -> Sequence[ports.Mark]:
+        await self._begin()
+        mine = sorted(self.database.runs_of(self._namespace), key=lambda row: str(row["id"]), reverse=True)
+        waiting = [row for row in mine if state_of(row) in WAITING]
+        running = [row for row in mine if state_of(row) is RunState.RUNNING]
+        asked = [row for row in mine if row["id"] in run_ids]
+        found = {row["id"]: row for row in [*mine[:limit], *waiting[:limit], *running[:limit], *asked]}
+        return [memory_rows.mark_of(row) for row in found.values()]
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         await self._begin()
@@ -268,7 +283,10 @@ class MemoryStore(MemoryLeases):
 
     async def cancel(self, run_id: str, reason: str | None, by: str | None) -> Run:
         now = await self._begin()
-        row, reason = self._row(run_id), clean(reason)
+        return self._cancel(self._row(run_id), reason, by, now)
+
+    def _cancel(self, row: Row, reason: str | None, by: str | None, now: datetime) -> Run:
+        reason = clean(reason)
         if state_of(row) in WAITING:
             row["state"] = advance(state_of(row), Transition.CANCEL).value
             row |= {"finished_at": now, "reason": reason}
@@ -279,8 +297,22 @@ class MemoryStore(MemoryLeases):
             self.database.note(row, "cancel_requested", now, reason, by)
         return self._run(row)
 
+    async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
+        now = await self._begin()
+        answers: builtins.list[Run | None] = []
+        for run_id in run_ids:
+            row = self.database.runs.get(run_id)
+            if row is None or row["namespace"] != self._namespace or not memory_rows.may_be_canceled(row):
+                answers.append(None)
+            else:
+                answers.append(self._cancel(row, reason, by, now))
+        return answers
+
     async def reopen(self, run_id: str, reason: str | None, by: str | None) -> Run:
         now = await self._begin()
+        return self._reopen(run_id, reason, by, now)
+
+    def _reopen(self, run_id: str, reason: str | None, by: str | None, now: datetime) -> Run:
         row = self._row(run_id)
         state, digest = advance(state_of(row), Transition.REOPEN), rows.reopened_digest(row)
         twin = self._twin_of(row | {"unique_digest": digest})
@@ -294,6 +326,26 @@ class MemoryStore(MemoryLeases):
         row |= {"available_at": now, "seq": row["seq"] + 1}
         self.database.note(row, "reopened", now, clean(reason), by)
         return self._run(row)
+
+    async def reopen_many(
+        self, run_ids: Sequence[str], reason: str | None, by: str | None
+    ) -> Sequence[Run | DuplicateRun | None]:
+        now = await self._begin()
+        answers: builtins.list[Run | DuplicateRun | None] = []
+        for run_id in run_ids:
+            try:
+                answers.append(self._reopen(run_id, reason, by, now))
+            except (RunNotFound, RunStateConflict):
+                answers.append(None)
+            except DuplicateRun as duplicate:
+                answers.append(duplicate)
+        return answers
+
+    async def ahead(self, run: Run, most: int) -> int:
+        now, own = await self._begin(), (-run.priority, run.available_at)
+        waiting = (row for row in self.database.runs_of(self._namespace, *WAITING) if row["queue"] == run.queue)
+        first = (row for row in waiting if row["available_at"] <= now and by_urgency(row) < own)
+        return sum(1 for _ in islice(first, most))
 
     async def reschedule(self, run_id: str, run_at: datetime, by: str | None) -> Run:
         now = await self._begin()

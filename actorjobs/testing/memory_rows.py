@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from actorjobs.codec import LIMITS, clip, decode, encode
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, TERMINAL, advance
 from actorjobs.model import Envelope, RunState, Transition
-from actorjobs.ports import Claim, Demand, Fence, LostRun, QueueInfo, RunFilter, Settlement, WorkerInfo
+from actorjobs.ports import Claim, Demand, Fence, LostRun, Mark, QueueInfo, RunFilter, Settlement, WorkerInfo
 from actorjobs.stores import rows
 from actorjobs.stores.schema import runs
 
@@ -146,6 +146,12 @@ def is_claimable(row: Row, demand: Demand, now: datetime) -> bool:
     return is_wanted and row["available_at"] <= now and not is_expired and not is_held
 
 
+def may_be_canceled(row: Row) -> bool:
+    """Whether a cancel would change anything."""
+    is_asked = row["cancel_requested_at"] is not None
+    return state_of(row) not in TERMINAL and not (state_of(row) is RunState.RUNNING and is_asked)
+
+
 def is_suspect(row: Row) -> bool:
     return bool(row["losses"] >= LOSSES_UNTIL_SUSPECT)
 
@@ -166,6 +172,12 @@ def matches(row: Row, where: RunFilter) -> bool:
         and (where.until is None or row["inserted_at"] < where.until)
         and (not where.search or any(where.search in text for text in texts))
     )
+
+
+def mark_of(row: Row) -> Mark:
+    kept = {name: row[name] for name in ("job", "queue", "attempt", "seq")}
+    is_asked = row["cancel_requested_at"] is not None
+    return Mark(run_id=row["id"], tenant=row["tenant"] or None, state=state_of(row), is_asked=is_asked, **kept)
 
 
 def lost_run_of(row: Row) -> LostRun:

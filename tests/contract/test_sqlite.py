@@ -217,7 +217,7 @@ async def test_an_address_that_cannot_be_is_refused_in_one_line(url: str) -> Non
 
 
 async def test_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sqlite, "_file_system", lambda _folder: "nfs4")
+    monkeypatch.setattr(sqlite, "file_system", lambda _folder: "nfs4")
     with pytest.raises(InvalidOption, match=r"network file system \(nfs4\)"):
         await open_store(f"sqlite:///{tmp_path}/store.db", namespace="default", clock=SystemClock())
 

@@ -6,7 +6,8 @@ from typing import Any, assert_type
 
 from actorjobs import Accepted, Access, CallNext, DispatchNext, Envelope, JobContext, Observation, Run, RunState
 from actorjobs.jobs import RunHandle
-from actorjobs.runtime import Runtime
+from actorjobs.ports import RunFilter
+from actorjobs.runtime import BulkResult, Explanation, Runtime
 
 from .good import (
     WELCOME,
@@ -72,3 +73,10 @@ async def told(observation: Observation) -> None:
 
 guarded = Runtime(policy=OwnTenantOnly(), middleware=[timed], dispatch_middleware=[stamped], observers=[told, print])
 open_to_all = Runtime(policy=Everybody())
+
+
+async def managing(runtime: Runtime) -> None:
+    assert_type(await runtime.runs.cancel_many(job="x", tag="y", rate=5, dry_run=True), BulkResult)
+    assert_type(await runtime.runs.replay_many(RunFilter(state=(RunState.CANCELED,)), delay=5, limit=3), BulkResult)
+    assert_type(await runtime.runs.retry_many(everything=True, on_progress=print), BulkResult)
+    assert_type(await runtime.runs.explain("id"), Explanation)

@@ -292,6 +292,7 @@ class StoreMachine:
     def _manage(self) -> Verb:
         id, random = self._some_id(), self._random
         due = self._clock.now() + timedelta(seconds=self._delay(random.choice([-100, 1, 20])))
+        some = list(dict.fromkeys(self._some_id() for _ in range(3)))
         return random.choice(
             [
                 verb("cancel", id, random.choice([None, NASTY]), random.choice([None, "ann"])),
@@ -300,6 +301,8 @@ class StoreMachine:
                 verb("reopen", id, None, None),
                 verb("reschedule", id, due, None),
                 verb("delete", id),
+                verb("cancel_many", some, "stop", "ann"),
+                verb("reopen_many", some, None, "ann"),
             ]
         )
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from actorjobs.clock import Clock
-from actorjobs.errors import RunStateConflict
+from actorjobs.errors import DuplicateRun, RunStateConflict
+from actorjobs.jobs import Unique
 from actorjobs.lifecycle import REOPENABLE, TABLE, TERMINAL, WAITING, Decision
 from actorjobs.model import Outcome, Run, RunState, Transition
 from actorjobs.ports import Fence, Hint, Settlement, Store
@@ -26,6 +27,7 @@ from actorjobs.testing.store_suite.setting import (
     ending,
     envelope,
     later,
+    run_id,
     settle,
     take,
     taken,
@@ -213,6 +215,70 @@ class Managing(StoreSetting):
             *(one.reopen(run.id, None, None) for one in (store, twin)), return_exceptions=True
         )
         assert sorted(type(answer).__name__ for answer in answers) == ["Run", "RunStateConflict"]
+
+    # groups
+
+    async def test_a_group_is_canceled_like_one_by_one(self, store: Store, twin: Store, clock: Clock) -> None:
+        before = [await brought_to(store, state) for state in RunState]
+        ids = [run.id for run in before]
+        [canceled_twice] = await store.cancel_many([ids[0]], "stop", "ann")
+        assert canceled_twice is not None
+        answers = await store.cancel_many([*ids, run_id()], "stop", "ann")
+        changed = {run.state for run, answer in zip(before, answers, strict=False) if answer is not None}
+        assert changed == {RunState.QUEUED, RunState.RETRYING, RunState.RUNNING}
+        for run, answer in zip(before, answers, strict=False):
+            now = await twin.get(run.id)
+            assert now == (run if answer is None and run.id != ids[0] else answer or canceled_twice)
+            if run.state in WAITING:
+                assert (now.state, now.reason) == (RunState.CANCELED, "stop")
+                last = (await store.history(run.id))[-1]
+                assert (last.event, dict(last.detail)) == ("canceled", {"reason": "stop", "by": "ann"})
+            if run.state is RunState.RUNNING:
+                assert (now.state, now.cancel_requested_at is not None) == (RunState.RUNNING, True)
+        assert set(await store.cancel_many(ids, None, None)) == {None}
+        assert list(await store.cancel_many([], None, None)) == []
+
+    async def test_a_group_is_reopened_like_one_by_one(self, store: Store, twin: Store) -> None:
+        before = [await brought_to(store, state, max_attempts=3) for state in RunState]
+        answers = await store.reopen_many([*(run.id for run in before), run_id(), "garbage"], "fixed", "ann")
+        assert list(answers[-2:]) == [None, None]
+        for run, answer in zip(before, answers, strict=False):
+            now = await twin.get(run.id)
+            if run.state in REOPENABLE:
+                assert now == answer
+                assert (now.state, now.max_attempts) == (RunState.QUEUED, run.failures + 1)
+                assert (await store.history(run.id))[-1].event == "reopened"
+                assert len(await take(store, queue=run.queue)) == 1
+            else:
+                assert (now, answer) == (run, None)
+
+    async def test_of_a_group_only_the_run_whose_place_is_taken_is_refused(self, store: Store) -> None:
+        unique: dict[str, Any] = {"unique": Unique().to_json(), "queue": "q"}
+        first = await brought_to(store, RunState.CANCELED, **unique)
+        other = await brought_to(store, RunState.CANCELED, queue="q")
+        [holder] = await accepted(store, envelope(**unique))
+        refused, reopened = await store.reopen_many([first.id, other.id], None, None)
+        assert isinstance(refused, DuplicateRun)
+        assert refused.run_id == holder
+        assert isinstance(reopened, Run)
+        assert (await store.get(first.id)) == first
+        await store.cancel(holder, None, None)
+        [reopened] = await store.reopen_many([first.id], None, None)
+        assert isinstance(reopened, Run)
+        assert reopened.unique_digest is not None
+
+    async def test_a_group_leaves_other_namespaces_alone(self, store: Store, foreign: Store) -> None:
+        waiting, over = await brought_to(foreign, RunState.QUEUED), await brought_to(foreign, RunState.CANCELED)
+        assert list(await store.cancel_many([waiting.id], None, None)) == [None]
+        assert list(await store.reopen_many([over.id], None, None)) == [None]
+        assert (await foreign.get(waiting.id), await foreign.get(over.id)) == (waiting, over)
+
+    async def test_two_groups_at_once_cancel_each_run_once(self, store: Store, twin: Store) -> None:
+        ids = await accepted(store, *(envelope() for _ in range(20)))
+        one, two = await asyncio.gather(
+            store.cancel_many(ids, None, None), twin.cancel_many(list(reversed(ids)), None, None)
+        )
+        assert sorted(run.id for run in [*one, *two] if run is not None) == sorted(ids)
 
     # reschedule
 

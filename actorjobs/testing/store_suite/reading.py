@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -224,6 +225,72 @@ class Reading(StoreSetting):
         for run in page:
             await store.delete(run.id)
         assert [run.id for run in await store.list(EVERYTHING, limit=2, cursor=page.cursor)] == [new[0]]
+
+    async def test_pages_from_the_oldest_on(self, store: Store) -> None:
+        new = await accepted(store, *(envelope(tags=("t",) if n % 3 else ()) for n in range(12)))
+        for where, wanted in ((EVERYTHING, new), (RunFilter(tag="t"), [id for n, id in enumerate(new) if n % 3])):
+            seen: list[str] = []
+            cursor = None
+            while len(seen) < 100:
+                page = await store.list(where, limit=5, cursor=cursor, is_oldest_first=True)
+                seen += [run.id for run in page]
+                cursor = page.cursor
+                if cursor is None:
+                    break
+                await store.cancel(seen[-1], None, None)
+            assert seen == wanted
+
+    @pytest.mark.parametrize("is_oldest_first", [True, False])
+    async def test_every_choice_of_states_is_listed(self, store: Store, is_oldest_first: bool) -> None:
+        new: dict[str, RunState] = {}
+        for _ in range(2):
+            new |= {(await brought_to(store, state)).id: state for state in RunState}
+        for size in (1, 2, 3):
+            for states in itertools.combinations(RunState, size):
+                page = await store.list(RunFilter(state=states), limit=50, cursor=None, is_oldest_first=is_oldest_first)
+                wanted = sorted((id for id, state in new.items() if state in states), reverse=not is_oldest_first)
+                assert [run.id for run in page] == wanted
+                assert page.cursor is None
+                counts = await store.count_by_state(RunFilter(state=states))
+                assert {state: count for state, count in counts.items() if count} == dict.fromkeys(states, 2)
+
+    async def test_how_many_go_first(self, store: Store, travel: Travel) -> None:
+        urgent, early = await accepted(store, envelope(priority=9, queue="q"), envelope(queue="q"))
+        await travel(1)
+        [late] = await accepted(store, envelope(queue="q"))
+        await accepted(store, envelope(priority=9, queue="q", delay=60), envelope(priority=9, queue="other"))
+        await accepted(store, envelope(priority=0, queue="q"))
+        for id, ahead in ((urgent, 0), (early, 1), (late, 2)):
+            assert await store.ahead(await store.get(id), 100) == ahead
+        assert await store.ahead(await store.get(late), 1) == 1
+        await take(store, queue="q", limit=1)
+        assert await store.ahead(await store.get(late), 100) == 1
+
+    async def test_marks_tell_that_something_has_happened(self, store: Store, foreign: Store) -> None:
+        await brought_to(foreign, RunState.QUEUED)
+        runs = {state: await brought_to(store, state) for state in RunState}
+        old = runs[RunState.SUCCEEDED].id
+        newest = await accepted(store, *(envelope() for _ in range(3)))
+        seen = {mark.run_id: mark for mark in await store.marks([old, run_id(), "garbage"], 100)}
+        assert seen.keys() == {*newest, *(run.id for run in runs.values())}
+        assert {seen[run.id].state for run in runs.values()} == set(RunState)
+        few = {mark.run_id for mark in await store.marks([old], 1)}
+        assert {old, newest[-1], runs[RunState.RUNNING].id} <= few
+        assert len(few) <= 4
+        for change in (store.cancel, store.reopen, store.cancel):
+            await change(newest[0], None, None)
+            [now] = [mark for mark in await store.marks([], 100) if mark.run_id == newest[0]]
+            assert now != seen[newest[0]]
+            seen[newest[0]] = now
+        running = runs[RunState.RUNNING].id
+        await store.cancel(running, None, None)
+        [asked] = [mark for mark in await store.marks([running], 1) if mark.run_id == running]
+        assert (asked.is_asked, seen[running].is_asked) == (True, False)
+
+    async def test_the_time_of_the_store(self, store: Store, travel: Travel, clock: Clock) -> None:
+        assert await store.now() == clock.now()
+        await travel(5)
+        assert await store.now() == clock.now()
 
     # attempts and history
 

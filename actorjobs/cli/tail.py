@@ -1,0 +1,68 @@
+"""`actorjobs runs tail`: what happens to runs, line by line, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from actorjobs.cli.connecting import AppOption, JsonOption, with_client
+from actorjobs.cli.moments import parse_moment
+from actorjobs.cli.output import cell, print_json
+from actorjobs.runtime import Change, Runtime
+
+
+def tail(
+    state: Annotated[list[str] | None, typer.Option(help="Only steps into these states; may be repeated.")] = None,
+    job: Annotated[str | None, typer.Option()] = None,
+    queue: Annotated[str | None, typer.Option()] = None,
+    tenant: Annotated[str | None, typer.Option()] = None,
+    since: Annotated[str | None, typer.Option(help="Begin at 2026-01-31T12:00Z, or 15m, 2h ago.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many lines.")] = None,
+    app_name: AppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What happens to runs anywhere in the fleet, as it happens. Ctrl-C ends it."""
+    first = parse_moment("--since", since)
+
+    async def work(runtime: Runtime) -> None:
+        changes: Any = runtime.runs.tail(
+            state=state or None, job=job, queue=queue, tenant=tenant, since=first, on_left_out=_left_out
+        )
+        lines = 0
+        async with aclosing(changes):
+            async for change in changes:
+                _print(change, as_json)
+                lines += 1
+                if lines == limit:
+                    return
+
+    try:
+        with_client(app_name, work)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Nobody reads any more; that Python flushes what is left at its end must not say so either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(change: Change, as_json: bool) -> None:
+    if as_json:
+        print_json(change)
+    else:
+        entry = change.entry
+        said = {key: value for key, value in entry.detail.items() if key != "worker"}
+        detail = "".join(f"  {key}: {next(iter(str(value).splitlines()), '')}" for key, value in said.items())
+        at = f"{entry.at:%H:%M:%S.%f}"[:-3] + "Z"
+        line = f"{at}  {change.run_id}  {change.job}  {entry.event} -> {entry.state}  attempt {entry.attempt}{detail}"
+        # Not through the console: that one leaves with status 1 when nobody reads any more.
+        sys.stdout.write(cell(line).plain + "\n")
+    sys.stdout.flush()
+
+
+def _left_out(count: int) -> None:
+    Console(stderr=True, highlight=False).print(f"{count} more runs have changed: narrow it with --job or --queue")
