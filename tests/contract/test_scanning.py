@@ -6,6 +6,8 @@ import itertools
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from actorjobs.model import RunState
 from actorjobs.ports import RunFilter, Store
@@ -88,3 +90,31 @@ async def test_runs_of_other_namespaces_fill_windows_but_no_pages(stores: Stores
     await other.insert([envelope() for _ in range(30)])
     await other.close()
     assert await to_the_end(store, RunFilter()) == ([own.id], 0)
+
+
+async def test_on_sqlite_what_is_rare_is_found_by_its_index(stores: Stores, sqlite_url: str) -> None:
+    store = await stores.opened(sqlite_url)
+    await brought_to(store, RunState.SUCCEEDED)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM actorjobs_runs" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        for states in ((RunState.EXPIRED,), (RunState.EXPIRED, RunState.CANCELED), (RunState.QUEUED, RunState.RUNNING)):
+            await store.list(RunFilter(state=states), limit=5, cursor=None)
+            await store.count_by_state(RunFilter(state=states))
+        await store.queues()
+        await store.marks([], 5)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len(asked) > 10
+    async with store.engine.connect() as connection:
+        for statement, parameters in asked:
+            plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).mappings().all()
+            steps = [str(row["detail"]) for row in plan]
+            assert not [step for step in steps if step.startswith("SCAN actorjobs_runs") and "INDEX" not in step], steps
+            if "state IN ('" in statement or "state = '" in statement:
+                assert not [step for step in steps if "sqlite_autoindex" in step], (statement, steps)
