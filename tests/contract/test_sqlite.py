@@ -363,7 +363,8 @@ async def test_many_processes_open_a_new_file_at_once(stores: Stores, quick_fold
         for process in processes:
             process.tell(url)
         for process in processes:
-            assert [await process.line(), await process.line()][1] == "done"
+            answer = [await process.line(), await process.line()]
+            assert answer[1] == "done", await process.end()
         store = await stores.opened(url)
         assert len(await store.list(EVERYTHING, limit=100, cursor=None)) == 5 * 4
     assert [await process.end() for process in processes] == [""] * 4
