@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT_SECONDS = 5.0
 WATCH_INTERVAL_SECONDS = 0.025
+WAL_PAUSE_SECONDS = 0.005
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
 )
@@ -153,7 +155,8 @@ def _engine(url: URL, lock_timeout: float, *, is_writer: bool = True) -> Engine:
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver must not begin transactions by itself: `on_begin` says when, and which kind.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY"):
+        _use_wal(connection, lock_timeout)
+        for pragma in ("synchronous=FULL", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
 
     def on_begin(connection: Connection) -> None:
@@ -162,6 +165,20 @@ def _engine(url: URL, lock_timeout: float, *, is_writer: bool = True) -> Engine:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, lock_timeout: float) -> None:
+    """Switch the file to WAL, if nobody has. While processes that open a new file at the same moment do so, each finds
+    it locked at once: for this SQLite does not wait, whatever the time-out."""
+    deadline = time.monotonic() + lock_timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(WAL_PAUSE_SECONDS)
 
 
 def _is_memory(url: URL) -> bool:
