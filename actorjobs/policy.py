@@ -83,8 +83,8 @@ class Guard:
         """Whether the run may be shown in a list."""
         return self._policy is None or await self._allows(_to_run("read", run))
 
-    async def runs(self, *, tenant: str | None, job: str | None, queue: str | None) -> None:
-        """`PolicyDenied` unless runs so chosen may be listed or counted."""
+    async def runs(self, *, tenant: str | None = None, job: str | None = None, queue: str | None = None) -> None:
+        """`PolicyDenied` unless runs so chosen, by default all, may be listed or counted."""
         if self._policy is not None:
             await self._check(Access(action="read", caller=current_tenant(), tenant=tenant, job=job, queue=queue))
 

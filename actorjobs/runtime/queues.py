@@ -35,6 +35,7 @@ class Queues:
 
     async def list(self) -> Sequence[QueueInfo]:
         """Every queue that was declared or has runs, with how many wait and run."""
+        await self._guard.runs()
         return await self._store.queues()
 
     async def pause(self, name: str, *, reason: str | None = None) -> QueueInfo:

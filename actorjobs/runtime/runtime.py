@@ -252,10 +252,12 @@ class Runtime:
     async def check_pending(self) -> PendingReport:
         """Which waiting and running runs this code could not perform: unknown jobs, newer versions, payloads that no
         longer validate. Goes through all of them; for a deployment that is about to start."""
+        await self._guard.runs()
         return await check_pending(self._open_one.store, self._registry)
 
     async def examine(self, *, is_repairing: bool = False) -> list[Finding]:
         """What `actorjobs doctor` finds in the store; with `is_repairing` after taking back runs of dead workers."""
+        await self._guard.runs()
         store = self._open_one.store
         repaired = await repair(store, self._clock) if is_repairing else []
         return [*repaired, *await examine(store)]
