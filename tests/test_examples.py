@@ -22,6 +22,20 @@ PROMISES = {
         "canceled before it started: canceled",
         "replayed: 204 True",
     ),
+    "send_digests": (
+        "five requests, one run: True",
+        "ada@x.org: 5 mentions, mail 1",
+        "alan@x.org: 2 mentions, mail 2",
+        "connections opened: 2",
+    ),
+    "resize_images": (
+        "denied: the application's policy does not allow to enqueue",
+        "cat.png for painters",
+        "failed: ProcessDied: the child process was killed by SIGSEGV",
+        "failed: AttemptTimedOut",
+        "attempt 1 of images:resize is over",
+        "explained: dead_lettered",
+    ),
     "typed_inline": (
         "inline: ['Welcome -> ada@example.org'] ['mail:welcome: no address']",
         "recorded: [('mail:welcome', {'email': 'alan@example.org'})]",
