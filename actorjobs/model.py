@@ -107,9 +107,10 @@ class HistoryEntry:
 class Observation:
     """Something that has happened, as observers are told of it.
 
-    `event` is `accepted`, `existing`, `started`, the outcome of an attempt (`succeeded`, `failed`, `timed_out`,
-    `canceled`, `interrupted`, `lost`, `snoozed`) or `stale` for one that somebody else owned by then; `expired`; what
-    an operator did (`cancel_requested`, `reopened`, `rescheduled`, `deleted`), or `queue_paused`, `queue_resumed`,
+    `event` is `accepted`, `existing` or `replaced` (a run dispatched with `tx=` is told of from its start on);
+    `started`; the outcome of an attempt (`succeeded`, `failed`, `timed_out`, `canceled`, `interrupted`, `lost`,
+    `snoozed`), or `stale` for one that somebody else owned by then; `expired`; what an operator did
+    (`cancel_requested`, `canceled`, `reopened`, `rescheduled`, `deleted`); or `queue_paused`, `queue_resumed`,
     `queue_scaled`. `state` is the run's state afterwards. `seconds` is how long an attempt took.
     """
 
@@ -182,7 +183,7 @@ class Run:
 class Envelope(BaseModel):
     """A run asked for but not yet accepted. Dispatching the same envelope twice gives the same run.
 
-    `delay`, `timeout`, `expires_in` and `retention` are seconds; `delay` counts from acceptance.
+    `delay`, `timeout`, `expires_in`, `key_expires_in` and `retention` are seconds; `delay` counts from acceptance.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -211,6 +212,7 @@ class Envelope(BaseModel):
     expires_in: float | None = None
     priority: int = 4
     idempotency_key: str | None = None
+    key_expires_in: float | None = None
     tags: tuple[str, ...] = ()
     meta: dict[str, Any] = Field(default_factory=dict)
     script: str | None = None

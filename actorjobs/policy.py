@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
@@ -16,7 +17,8 @@ from actorjobs.tenancy import current_tenant
 logger = logging.getLogger("actorjobs.policy")
 
 Action: TypeAlias = Literal["enqueue", "read", "cancel", "replay", "retry", "reschedule", "delete", "pause"]
-"""`retry` reopens a run; `pause` stands for pausing, resuming and scaling a queue."""
+"""`replay` makes a new run of an old one (`envelope` is what it asks for) and needs no leave to `enqueue`; `retry`
+reopens a run; `pause` stands for pausing, resuming and scaling a queue."""
 
 ANSWER_SECONDS: Final = 5.0
 """How long a policy may take to answer; one that takes longer denies."""
@@ -74,10 +76,10 @@ class Guard:
                 )
             )
 
-    async def run(self, action: Action, run: Run) -> None:
-        """`PolicyDenied` unless this may be done with the run."""
+    async def run(self, action: Action, run: Run, envelope: Envelope | None = None) -> None:
+        """`PolicyDenied` unless this may be done with the run; `envelope` is what a replay would ask for."""
         if self._policy is not None:
-            await self._check(_to_run(action, run))
+            await self._check(_to_run(action, run, envelope))
 
     async def may_read(self, run: Run) -> bool:
         """Whether the run may be shown in a list."""
@@ -100,6 +102,7 @@ class Guard:
 
     async def _allows(self, access: Access) -> bool:
         assert self._policy is not None
+        began = time.monotonic()
         try:
             answer = self._policy.allows(access)
             if inspect.isawaitable(answer):
@@ -107,8 +110,17 @@ class Guard:
         except Exception:
             logger.exception("the policy failed on %r: that denies it", access.action)
             return False
-        return answer is True
+        # One that blocks the loop cannot be interrupted; its answer comes too late all the same.
+        return answer is True and time.monotonic() - began < ANSWER_SECONDS
 
 
-def _to_run(action: Action, run: Run) -> Access:
-    return Access(action=action, caller=current_tenant(), tenant=run.tenant, job=run.job, queue=run.queue, run=run)
+def _to_run(action: Action, run: Run, envelope: Envelope | None = None) -> Access:
+    return Access(
+        action=action,
+        caller=current_tenant(),
+        tenant=run.tenant,
+        job=run.job,
+        queue=run.queue,
+        run=run,
+        envelope=envelope,
+    )

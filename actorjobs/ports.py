@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The store's answer to a dispatch: the run, and whether it existed before."""
+    """The store's answer to a dispatch: the run, whether it existed before, and whether the dispatch has replaced what
+    it was to do."""
 
     run_id: str
     existing: bool
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

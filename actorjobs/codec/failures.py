@@ -27,6 +27,7 @@ _FRAMES: Final = 60
 _MEMBER_FRAMES: Final = 20
 _CHAINED: Final = 8
 _GROUPED: Final = 5
+_PASSWORD: Final = re.compile(r"(://[^\s/@:]{0,256}:)[^\s/@]{1,256}@")
 _GROUP_DEPTH: Final = 2
 _NOTES: Final = 5
 _HUGE_ARGUMENT: Final = 10_000
@@ -71,10 +72,11 @@ def decode_error(
 
 
 def clip(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """`text` in at most `limit` bytes of UTF-8, without NUL and lone surrogates; a marker says what is missing."""
-    kept = text[-limit:] if keep_end else text[:limit]
+    """`text` in at most `limit` bytes of UTF-8, without NUL, lone surrogates and the passwords of addresses; a marker
+    says what is missing."""
+    kept = _PASSWORD.sub(r"\1***@", text[-limit:] if keep_end else text[:limit])
     raw = _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", kept).encode()
-    if len(kept) == len(text) and len(raw) <= limit:
+    if len(text) <= limit and len(raw) <= limit:
         return raw.decode()
     marker = f"[shortened; {len(text):,} characters in all]".encode()
     room = max(limit - len(marker) - 1, 0)

@@ -45,6 +45,8 @@ class EnvelopeOptions(TypedDict, total=False):
     """0 to 9; 9 goes first, 4 is the default."""
     idempotency_key: str | None
     """1 to 255 characters, compared exactly: the same key for the same job and tenant gives the same run."""
+    key_expires_in: Duration | None
+    """The key holds for so long after acceptance; otherwise as long as its run is kept."""
     tenant: str | None
     """1 to 128 characters; otherwise `current_tenant()`."""
     retry: Retry | None
@@ -98,6 +100,8 @@ def check_options(options: Mapping[str, Any], preset: Mapping[str, Any] | None =
             checked[name] = check(value)
     if "delay" in checked and "run_at" in checked:
         raise InvalidOption("delay= and run_at= both say when to run: give one of them")
+    if "key_expires_in" in checked and "idempotency_key" not in checked:
+        raise InvalidOption("key_expires_in= is about a key: give idempotency_key= with it")
     return checked
 
 
@@ -201,6 +205,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "queue": check_queue_name,
     "priority": check_priority,
     "idempotency_key": lambda value: _check_text(value, "idempotency_key", 255),
+    "key_expires_in": lambda value: seconds(value, "key_expires_in", high=_LONGEST_RETENTION, positive=True),
     "tenant": check_tenant,
     "retry": check_retry,
     "timeout": check_timeout,

@@ -128,4 +128,10 @@ def unique_digest(envelope: Envelope) -> str | None:
     """The digest of the run asked for; None where it need not be unique. `InvalidOption` for a field it lacks."""
     if envelope.unique is None:
         return None
-    return Unique.from_json(envelope.unique).digest(envelope.payload, envelope.constructor_args)
+    rule = Unique.from_json(envelope.unique)
+    if rule.on_conflict == "replace" and envelope.idempotency_key is not None:
+        raise InvalidOption(
+            "idempotency_key= does not go with on_conflict='replace': a dispatch that is sent twice would replace what "
+            "was asked for between the two"
+        )
+    return rule.digest(envelope.payload, envelope.constructor_args)

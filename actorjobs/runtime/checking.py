@@ -17,6 +17,7 @@ _OPTIONS = (
     "queue",
     "priority",
     "idempotency_key",
+    "key_expires_in",
     "tenant",
     "timeout",
     "expires_in",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -80,7 +80,15 @@ class Opened:
     """Store, recorder, waiter and, unless it is only a client, the worker."""
 
     def __init__(
-        self, *, settings: Settings, registry: Registry, clock: Clock, random: Random, guard: Guard, hooks: Hooks
+        self,
+        *,
+        settings: Settings,
+        registry: Registry,
+        clock: Clock,
+        random: Random,
+        guard: Guard,
+        hooks: Hooks,
+        accept_replay: Callable[[Envelope], Awaitable[Accepted]],
     ) -> None:
         if settings.broker_url != EMBEDDED:
             raise InvalidOption("this version delivers through the store itself: broker_url is 'embedded'")
@@ -91,6 +99,7 @@ class Opened:
         self._random = random
         self._guard = guard
         self._hooks = hooks
+        self._accept_replay = accept_replay
         self._app: App | None = None
         self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
@@ -124,7 +133,7 @@ class Opened:
             registry=self._registry,
             guard=self._guard,
             observe=self._observe,
-            accept=self.accept,
+            accept=self._accept_replay,
             publish=self.broker.publish,
             cancel_here=self._cancel_here,
         )
@@ -188,12 +197,12 @@ class Opened:
         if isinstance(self._clock, VirtualClock):
             self._unsettle = self._clock.settles_by(self._come_to_rest)
 
-    def _maker(self, kind: type[Actor] | None) -> MakeOwn:
+    def _maker(self, kind: type[Actor] | None) -> MakeOwn | None:
         """Makes the application's own actors of a queue."""
+        if kind is None:
+            return None
 
-        def make() -> Actor | None:
-            if kind is None:
-                return None
+        def make() -> Actor:
             own = kind()
             own.app = self.app
             return own
@@ -262,7 +271,7 @@ class Opened:
 
     def _accepted(self, envelope: Envelope, accepted: Accepted) -> None:
         self._observe(
-            "existing" if accepted.existing else "accepted",
+            "replaced" if accepted.replaced else "existing" if accepted.existing else "accepted",
             run_id=accepted.run_id,
             job=envelope.job,
             queue=envelope.queue,
@@ -324,8 +333,9 @@ class Opened:
         return self.recorder.is_idle and self.broker.is_idle and not self._has_work()
 
     def _is_moving(self) -> bool:
-        is_on_duty = self.worker is not None and self.worker.is_on_duty
-        return is_on_duty or not (self.recorder.is_idle and self.broker.is_idle)
+        if self.worker is not None and (self.worker.is_on_duty or any(pool.is_starting for pool in self.worker.pools)):
+            return True
+        return not (self.recorder.is_idle and self.broker.is_idle)
 
     def _has_work(self) -> bool:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)

@@ -209,7 +209,6 @@ class Runs:
         payload: Any = None,
     ) -> str:
         """The same; the id of the new run."""
-        await self._allowed("replay", run_id)
         again = await self._store.envelope(run_id)
         changes: dict[str, Any] = {"traceparent": new_traceparent(again.traceparent)}
         if delay is not None:
@@ -219,7 +218,10 @@ class Runs:
             changes |= {"payload": definition.encode_payload(payload), "version": definition.version}
         if reason is not None:
             changes["meta"] = again.meta | {"replay_reason": reason}
-        return (await self._accept(again.model_copy(update=changes))).run_id
+        asked = again.model_copy(update=changes)
+        if self._guard.is_on:
+            await self._guard.run("replay", await self._store.get(run_id), asked)
+        return (await self._accept(asked)).run_id
 
     async def replay_many(
         self,
@@ -298,9 +300,10 @@ class Runs:
 
     async def delete(self, run_id: str) -> None:
         """Forget the run and its attempts; `RunStateConflict` while it runs."""
-        await self._allowed("delete", run_id)
+        run = await self._store.get(run_id)
+        await self._guard.run("delete", run)
         await self._store.delete(run_id)
-        self._observe("deleted", run_id=run_id, job="")
+        self._observe("deleted", run)
 
     async def wait(self, run_id: str, timeout: float | None = None) -> Run:
         """The run once it is over; `ResultTimeout` after `timeout` seconds."""

@@ -166,6 +166,7 @@ class Runtime:
             random=self._random,
             guard=self._guard,
             hooks=self._hooks,
+            accept_replay=self._accept_replay,
         )
         self._opened = opened
         try:
@@ -340,14 +341,25 @@ class Runtime:
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """Accept one envelope; what every dispatch comes down to."""
+        return await self._accept(envelope, tx, self._guard.enqueue)
+
+    async def _accept_replay(self, envelope: Envelope) -> Accepted:
+        """Accept an envelope for whose run the policy was asked already."""
+        return await self._accept(envelope, None, None)
+
+    async def _accept(
+        self, given: Envelope, tx: Transaction | None, ask: Callable[[Envelope], Awaitable[None]] | None
+    ) -> Accepted:
         opened = self._open_one
 
         async def accept(envelope: Envelope) -> Accepted:
-            prepared = self._prepared(envelope)
-            await self._guard.enqueue(prepared)
+            # What a middleware has changed is held to what an envelope made by hand is.
+            prepared = self._prepared(envelope if envelope is given else self._checked(envelope))
+            if ask is not None:
+                await ask(prepared)
             return await opened.accept(prepared, tx)
 
-        return await around(accept, self._hooks.dispatch_middleware)(envelope)
+        return await around(accept, self._hooks.dispatch_middleware)(given)
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """The same from a thread that is not the loop's; in the caller's own thread with a synchronous `tx`."""
@@ -374,6 +386,7 @@ class Runtime:
         One attempt: nothing is recorded or retried, and what the handler raises is raised. A job with `isolation=` is
         performed in this process too.
         """
+        await self._guard.enqueue(envelope)
         app = self._opened.app if self._opened is not None else None
         return await perform_here(
             self._registry.definition(envelope.job),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -70,7 +71,8 @@ class Accepting(StoreCore):
             return self._insert_all(connection, envelopes)
 
     def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
-        answers = self._insert(connection, envelopes)
+        replacing: list[Callable[[], None]] = []
+        answers = self._insert(connection, envelopes, replacing=replacing)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 # A transaction of the caller's may go on: none of the others is to stay in it.
@@ -79,6 +81,8 @@ class Accepting(StoreCore):
                 if len(answers) > 1:
                     answer.args = (f"envelope {index}: {answer}",)
                 raise answer
+        for replace in replacing:
+            replace()
         return [answer for answer in answers if isinstance(answer, Accepted)]
 
     def insert_in(self, envelopes: Sequence[Envelope], tx: CallerTransaction) -> Sequence[Accepted]:
@@ -106,18 +110,26 @@ class Accepting(StoreCore):
             raise InvalidOption(f"tx= is a transaction on {backend}, the runs are in {self.url}")
 
     def _insert(
-        self, connection: Connection, envelopes: Sequence[Envelope], *, key_wait_seconds: float | None = None
+        self,
+        connection: Connection,
+        envelopes: Sequence[Envelope],
+        *,
+        key_wait_seconds: float | None = None,
+        replacing: list[Callable[[], None]] | None = None,
     ) -> list[Accepted | Exception]:
+        """The answers. Twins are replaced at once, or `replacing` collects what is to be done about them."""
         rows = [row_or_refusal(envelope) for envelope in envelopes]
         new = {i: (envelopes[i], row) for i, row in enumerate(rows) if not isinstance(row, Exception)}
         is_exclusive = any(one.idempotency_key is not None or one.unique is not None for one, _ in new.values())
         patience = self._dialect.waiting_at_most(connection, key_wait_seconds or KEY_WAIT_SECONDS)
         with patience if is_exclusive else nullcontext():
-            answers = self._answers(connection, new)
+            answers = self._answers(connection, new, replacing)
         gone = StoreUnavailable("what stood in the way of this dispatch is gone, time and again: dispatch again")
         return [row if isinstance(row, Exception) else answers.get(i, gone) for i, row in enumerate(rows)]
 
-    def _answers(self, connection: Connection, new: Mapping[int, New]) -> dict[int, Accepted | Exception]:
+    def _answers(
+        self, connection: Connection, new: Mapping[int, New], replacing: list[Callable[[], None]] | None
+    ) -> dict[int, Accepted | Exception]:
         answers: dict[int, Accepted | Exception] = {}
         for _ in range(CONFLICT_TRIES):
             asked = [index for index in new if index not in answers]
@@ -125,19 +137,26 @@ class Accepting(StoreCore):
                 break
             went_in = self._hot.insert(connection, self._namespace, [new[index] for index in asked])
             for index, is_new in zip(asked, went_in, strict=True):
-                answer = self._answer(connection, new[index][0], is_new=is_new)
+                answer = self._answer(connection, new[index][0], is_new=is_new, replacing=replacing)
                 if answer is not None:
                     answers[index] = answer
         return answers
 
-    def _answer(self, connection: Connection, envelope: Envelope, *, is_new: bool) -> Accepted | Exception | None:
+    def _answer(
+        self,
+        connection: Connection,
+        envelope: Envelope,
+        *,
+        is_new: bool,
+        replacing: list[Callable[[], None]] | None,
+    ) -> Accepted | Exception | None:
         """What became of an envelope; None when what kept it out is gone by now."""
         if is_new:
             return Accepted(run_id=envelope.id, existing=False)
         return (
             self._same(connection, envelope)
             or (self._key_holder(connection, envelope) if envelope.idempotency_key is not None else None)
-            or (self._twin(connection, envelope) if envelope.unique is not None else None)
+            or (self._twin(connection, envelope, replacing) if envelope.unique is not None else None)
         )
 
     def _same(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
@@ -153,9 +172,9 @@ class Accepting(StoreCore):
     def _key_holder(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
         """The run that holds the envelope's idempotency key."""
         is_holder = runs.c.idempotency_key == envelope.idempotency_key
-        of_key = select(runs.c.id, runs.c.fingerprint).where(*self._kin(envelope), is_holder)
+        of_key = select(runs.c.id, runs.c.fingerprint, runs.c.key_expires_at).where(*self._kin(envelope), is_holder)
         holder = connection.execute(self._dialect.of_now(of_key)).first()
-        if holder is None:
+        if holder is None or self._is_given_back(connection, holder):
             return None
         if holder.fingerprint != fingerprint(envelope):
             return IdempotencyConflict(
@@ -165,7 +184,18 @@ class Accepting(StoreCore):
             )
         return Accepted(run_id=holder.id, existing=True)
 
-    def _twin(self, connection: Connection, envelope: Envelope) -> Accepted | Exception | None:
+    def _is_given_back(self, connection: Connection, holder: Any) -> bool:
+        """Whether the time of the holder's key is over: then it lets go of it here and now."""
+        if holder.key_expires_at is None or holder.key_expires_at > self._now(connection):
+            return False
+        is_same = runs.c.key_expires_at == holder.key_expires_at
+        free = {"idempotency_key": None, "key_expires_at": None}
+        connection.execute(update(runs).where(runs.c.id == holder.id, is_same).values(**free))
+        return True
+
+    def _twin(
+        self, connection: Connection, envelope: Envelope, replacing: list[Callable[[], None]] | None
+    ) -> Accepted | Exception | None:
         """The run that takes the envelope's place, after what the envelope wants done about it."""
         unique = uniqueness(envelope)
         assert unique is not None
@@ -183,15 +213,19 @@ class Accepting(StoreCore):
                 f"run {twin['id']} of {envelope.job} is {twin['state']} and unique: wait for it, or cancel it",
                 run_id=twin["id"],
             )
-        if on_conflict == "replace" and twin["state"] in WAITING:
+        if on_conflict != "replace" or twin["state"] not in WAITING:
+            return Accepted(run_id=twin["id"], existing=True)
+        if replacing is None:
             self._replace(connection, twin, envelope)
-        return Accepted(run_id=twin["id"], existing=True)
+        else:
+            replacing.append(partial(self._replace, connection, twin, envelope))
+        return Accepted(run_id=twin["id"], existing=True, replaced=True)
 
     def _replace(self, connection: Connection, twin: Row, envelope: Envelope) -> None:
         """Give a run that waits the payload, options and due time of the envelope."""
         now = self._now(connection)
         state = advance(RunState(twin["state"]), Transition.RESCHEDULE)
-        self._change(connection, twin, state=state.value, seq=twin["seq"] + 1, **new_content(envelope, now))
+        self._change(connection, twin, state=state.value, seq=runs.c.seq + 1, **new_content(envelope, now))
         self._note(connection, [twin], "replaced", state, now)
 
     def _kin(self, envelope: Envelope) -> tuple[ColumnElement[bool], ...]:

@@ -41,9 +41,10 @@ _NOW = "SELECT UTC_TIMESTAMP(6)"
 
 _INSERT = f"""
 INSERT INTO actorjobs_runs
-  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
+  unique_digest)
 VALUES """
-_INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 6))})"
+_INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 7))})"
 
 _HELD_KEYS = """
 SELECT idempotency_key FROM actorjobs_runs FORCE INDEX (actorjobs_runs_key)
@@ -212,7 +213,10 @@ def _times(envelope: Envelope, now: datetime) -> tuple[Any, ...]:
     if envelope.run_at is not None:
         due = max(due, envelope.run_at)
     expires = None if envelope.expires_in is None else to_naive(now + timedelta(seconds=envelope.expires_in))
-    return ("scheduled" if due > now else "queued", to_naive(now), to_naive(due), expires, _digest(envelope, now))
+    lasts = envelope.key_expires_in
+    key_expires = None if lasts is None else to_naive(now + timedelta(seconds=lasts))
+    state = "scheduled" if due > now else "queued"
+    return (state, to_naive(now), to_naive(due), expires, key_expires, _digest(envelope, now))
 
 
 def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -32,7 +32,7 @@ def _typed(column: str) -> str:
     return f'"{column}" {kind}'
 
 
-_INSERT_FIELDS = (*INSERT_COLUMNS, "delay", "run_at", "expires_in", "digest", "period")
+_INSERT_FIELDS = (*INSERT_COLUMNS, "delay", "run_at", "expires_in", "key_expires_in", "digest", "period")
 
 _INSERT = f"""
 WITH d AS MATERIALIZED (
@@ -41,12 +41,14 @@ WITH d AS MATERIALIZED (
       t.now)) AS due
   FROM json_to_recordset(CAST(:rows AS json)) AS d
     ({", ".join(_typed(column) for column in INSERT_COLUMNS)}, delay float8, run_at int8, expires_in float8,
-    digest text, period float8),
+    key_expires_in float8, digest text, period float8),
     (SELECT {{now}} AS now) t)
 INSERT INTO actorjobs_runs
-  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
+  unique_digest)
 SELECT {", ".join("d." + column for column in INSERT_COLUMNS)}, :ns,
   CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second',
+  d.now + d.key_expires_in * interval '1 second',
   d.digest || coalesce('.' || CAST(floor(extract(epoch FROM d.now) / d.period) AS int8), '')
 FROM d ORDER BY d.idempotency_key, d.digest, d.tenant, d.job, d.id
 ON CONFLICT DO NOTHING RETURNING id
@@ -180,7 +182,8 @@ class PostgresStatements:
 
 def _insert_row(envelope: Envelope, values: tuple[Any, ...]) -> tuple[Any, ...]:
     digest, period = uniqueness(envelope) or (None, None)
-    return (*values, envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in, digest, period)
+    times = (envelope.delay or 0.0, run_at_micros(envelope), envelope.expires_in, envelope.key_expires_in)
+    return (*values, *times, digest, period)
 
 
 def _settle_row(settlement: Settlement) -> dict[str, Any]:

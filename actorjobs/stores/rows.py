@@ -122,9 +122,12 @@ def check_envelope(envelope: Envelope) -> None:
     if not 0 <= envelope.version <= _LARGEST_INTEGER or not 0 <= envelope.max_attempts <= _LARGEST_INTEGER:
         raise InvalidOption(f"version and max_attempts lie between 0 and {_LARGEST_INTEGER}")
     unique_digest(envelope)
-    for seconds in (envelope.delay, envelope.timeout, envelope.expires_in, envelope.retention):
+    lasting = (envelope.delay, envelope.timeout, envelope.expires_in, envelope.key_expires_in, envelope.retention)
+    for seconds in lasting:
         if seconds is not None and not 0 <= seconds <= _LONGEST_SECONDS:
-            raise InvalidOption("delay, timeout, expires_in and retention are seconds, from 0 to a hundred years")
+            raise InvalidOption(
+                "delay, timeout, expires_in, key_expires_in and retention are seconds, from 0 to a hundred years"
+            )
 
 
 def row_or_refusal(envelope: Envelope) -> tuple[Any, ...] | ActorJobsError:

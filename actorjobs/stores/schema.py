@@ -165,6 +165,7 @@ runs = Table(
     Column("replay_of", word(36)),
     Column("idempotency_key", word(255)),
     Column("fingerprint", word(64)),
+    Column("key_expires_at", UtcDateTime),
     Column("unique_digest", word(64)),
     Column("uniqueness_config", LongText),
     Column("inserted_at", UtcDateTime, nullable=False),

@@ -25,8 +25,9 @@ from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, f
 
 _INSERT = f"""
 INSERT OR IGNORE INTO actorjobs_runs
-  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, unique_digest)
-VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?, ?)
+  ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
+  unique_digest)
+VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?, ?, ?)
 """
 
 # One arm per priority, so that each is a seek in the index however many runs wait for later.
@@ -105,10 +106,11 @@ def _cursor(connection: Connection) -> sqlite3.Cursor:
     return cursor  # type: ignore[no-any-return]
 
 
-def _times(envelope: Envelope, now: int) -> tuple[str, int, int, int | None]:
+def _times(envelope: Envelope, now: int) -> tuple[str, int, int, int | None, int | None]:
     due = max(now + _micros(envelope.delay or 0.0), run_at_micros(envelope) or now)
     expires = None if envelope.expires_in is None else now + _micros(envelope.expires_in)
-    return ("scheduled" if due > now else "queued", now, due, expires)
+    key_expires = None if envelope.key_expires_in is None else now + _micros(envelope.key_expires_in)
+    return ("scheduled" if due > now else "queued", now, due, expires, key_expires)
 
 
 def _digest(envelope: Envelope, now: int) -> str | None:

@@ -69,11 +69,12 @@ class MemoryStore(MemoryLeases):
             raise InvalidOption("a store in memory takes part in no transaction: tx= needs one on a database")
         now = await self._begin()
         accepted: builtins.list[Accepted] = []
+        runs = {run_id: dict(row) for run_id, row in self.database.runs.items()}
+        events = {run_id: builtins.list(noted) for run_id, noted in self.database.events.items()}
         for index, envelope in enumerate(envelopes):
             answer = self._insert(envelope, now)
             if isinstance(answer, Exception):
-                for new in (before for before in accepted if not before.existing):
-                    self.database.remove(new.run_id)
+                self.database.runs, self.database.events = runs, events
                 if len(envelopes) > 1:
                     answer.args = (f"envelope {index}: {answer}",)
                 raise answer
@@ -89,7 +90,7 @@ class MemoryStore(MemoryLeases):
             if same["namespace"] != self._namespace:
                 return InvalidOption(f"run id {envelope.id} is taken in another namespace")
             return Accepted(run_id=envelope.id, existing=True)
-        if envelope.idempotency_key is not None and (holder := self._holder_of_key(row)) is not None:
+        if envelope.idempotency_key is not None and (holder := self._holder_of_key(row, now)) is not None:
             if holder["fingerprint"] != row["fingerprint"]:
                 return IdempotencyConflict(
                     f"the idempotency key was used for {envelope.job} with another payload, by run {holder['id']}: "
@@ -113,6 +114,7 @@ class MemoryStore(MemoryLeases):
             twin["state"] = advance(state_of(twin), Transition.RESCHEDULE).value
             twin |= {"seq": twin["seq"] + 1} | rows.new_content(envelope, now)
             self.database.note(twin, "replaced", now, None, None)
+            return Accepted(run_id=twin["id"], existing=True, replaced=True)
         return Accepted(run_id=twin["id"], existing=True)
 
     def _twin_of(self, new: Row) -> Row | None:
@@ -122,10 +124,14 @@ class MemoryStore(MemoryLeases):
         runs = self.database.runs_of(self._namespace)
         return next((row for row in runs if all(row[name] == new[name] for name in scope)), None)
 
-    def _holder_of_key(self, new: Row) -> Row | None:
+    def _holder_of_key(self, new: Row, now: datetime) -> Row | None:
         scope = ("tenant", "job", "idempotency_key")
         runs = self.database.runs_of(self._namespace)
-        return next((row for row in runs if all(row[name] == new[name] for name in scope)), None)
+        holder = next((row for row in runs if all(row[name] == new[name] for name in scope)), None)
+        if holder is not None and holder["key_expires_at"] is not None and holder["key_expires_at"] <= now:
+            holder |= {"idempotency_key": None, "key_expires_at": None}
+            return None
+        return holder
 
     # delivering
 

@@ -80,6 +80,8 @@ def new_row(envelope: Envelope, namespace: str, now: datetime) -> Row:
     unique = rows.uniqueness(envelope)
     digest = {"unique_digest": None if unique is None else rows.digest_in_period(*unique, now)}
     times = {"inserted_at": now, "available_at": due, "expires_at": expires_at}
+    lasts = envelope.key_expires_in
+    times["key_expires_at"] = None if lasts is None else now + seconds(lasts)
     return _NEW_RUN | values | digest | {"namespace": namespace, "state": state.value} | times
 
 

@@ -14,11 +14,13 @@ from typing import Protocol
 
 from actorjobs.actors import (
     Actor,
+    Backoff,
     ChildSpec,
     ChildState,
     Life,
     Mailbox,
     RestartActor,
+    Restarts,
     Statistics,
     Supervisor,
     TaskService,
@@ -31,6 +33,9 @@ from actorjobs.worker.performance import Seat
 
 LONGEST_HOLD = 500
 
+LONGEST_RESTART_SECONDS = 5.0
+"""How soon an actor that could not start is tried again: what it connects to may be back at any moment."""
+
 START_SECONDS = 30.0
 """How long an actor of the application's own may take to start."""
 
@@ -41,8 +46,8 @@ class Perform(Protocol):
     async def __call__(self, claim: Claim, seat: Seat) -> None: ...
 
 
-MakeOwn = Callable[[], OwnActor | None]
-"""Makes what an actor keeps between runs; None where the queue has no such class."""
+MakeOwn = Callable[[], OwnActor]
+"""Makes what an actor keeps between runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +66,54 @@ class PoolStatistics(Statistics):
 class Performing(Actor[Delivery]):
     """Takes deliveries out of the pool's mailbox, one at a time, and keeps the application's own actor meanwhile."""
 
-    def __init__(self, *, name: str, pool: Pool, mailbox: Mailbox[Delivery], perform: Perform, make: MakeOwn) -> None:
+    def __init__(
+        self, *, name: str, pool: Pool, mailbox: Mailbox[Delivery], perform: Perform, make: MakeOwn | None
+    ) -> None:
         super().__init__(name=name, mailbox=mailbox)
         self._pool = pool
         self._perform = perform
         self._make = make
         self._own: OwnActor | None = None
+        self._is_ready = False
 
     async def on_start(self) -> None:
+        if self._make is None:
+            self._get_ready()
+
+    async def _run(self, life: Life) -> None:
+        if self._make is not None:
+            # Not as a part of the start: a connection that takes long to open must hold up its own queue alone.
+            life.is_resting = True
+            await self._start_own(self._make)
+            self._get_ready()
+        await super()._run(life)
+
+    async def _start_own(self, make: MakeOwn) -> None:
         try:
-            self._own = self._make()
-            if self._own is not None:
-                async with asyncio.timeout(START_SECONDS):
-                    await self._own.on_start()
-        except Exception as error:
-            self._pool.not_ready(error)
+            own = make()
+            async with asyncio.timeout(START_SECONDS):
+                await own.on_start()
+        except asyncio.CancelledError:
             raise
+        except BaseException as error:
+            self._pool.not_ready(error)
+            if isinstance(error, Exception):
+                raise
+            # An exit that the application's code asks for here must end no more than this actor.
+            raise RuntimeError(f"on_start raised {type(error).__name__}") from error
+        self._own = own
+
+    def _get_ready(self) -> None:
+        self._is_ready = True
         self._pool.ready(1)
 
     async def on_stop(self) -> None:
-        self._pool.ready(-1)
+        if self._is_ready:
+            self._is_ready = False
+            self._pool.ready(-1)
         if self._own is not None:
-            await self._own.on_stop()
+            own, self._own = self._own, None
+            await own.on_stop()
 
     async def receive(self, message: Delivery) -> None:
         claim, seat = message.claim, Seat(self.name, self._own)
@@ -143,7 +174,7 @@ class Pool:
         perform: Perform,
         owner: Callable[[], str | None],
         clock: Clock,
-        make: MakeOwn = lambda: None,
+        make: MakeOwn | None = None,
     ) -> None:
         self.name = f"pool {queue}"
         self.queue = queue
@@ -163,6 +194,7 @@ class Pool:
             name=f"actors of {queue}",
             children=[self._spec() for _ in range(concurrency)],
             clock=clock,
+            restarts=None if make is None else Restarts(backoff=Backoff(cap=LONGEST_RESTART_SECONDS)),
         )
         self._intake = Intake(
             name=f"intake of {queue}", pool=self, make_consumer=lambda: broker.consume(queue, jobs, owner)
@@ -189,6 +221,11 @@ class Pool:
     def hold(self) -> str | None:
         """Why no actor of the pool can start, if none does."""
         return self._start_error if self._ready == 0 else None
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the application's own actors are still about to start."""
+        return self._make is not None and self.is_running and self._ready == 0 and self._start_error is None
 
     @property
     def is_failing(self) -> bool:
@@ -265,7 +302,7 @@ class Pool:
             self._start_error = None
         self.changed()
 
-    def not_ready(self, error: Exception) -> None:
+    def not_ready(self, error: BaseException) -> None:
         """An actor could not start."""
         self._start_error = clip(f"an actor cannot start: {type(error).__name__}: {error}", LONGEST_HOLD)
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -45,7 +45,7 @@ class PoolPlan:
     queue: str
     concurrency: int
     jobs: Mapping[str, int]
-    make: MakeOwn = field(default=lambda: None)
+    make: MakeOwn | None = None
 
 
 class BrokerService:

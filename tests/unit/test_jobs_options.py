@@ -65,7 +65,7 @@ def test_a_good_option_is_normalised(name: str, value: Any, checked: Any) -> Non
 
 def test_every_option_may_say_nothing() -> None:
     names = [*EnvelopeOptions.__annotations__, "tx"]
-    assert len(names) == 14
+    assert len(names) == 15
     assert check_options(dict.fromkeys(names)) == {}
 
 
@@ -211,7 +211,9 @@ def test_an_unknown_option_suggests_the_nearest(name: str, nearest: str) -> None
 
 def test_an_unknown_option_like_no_other_lists_them_all() -> None:
     message = refusal_of(zzzzz=1)
-    assert message.startswith("there is no option 'zzzzz': known are delay, expires_in, idempotency_key, meta, ")
+    assert message.startswith(
+        "there is no option 'zzzzz': known are delay, expires_in, idempotency_key, key_expires_in, "
+    )
 
 
 QUEUES_THAT_ARE_NONE: list[Any] = [

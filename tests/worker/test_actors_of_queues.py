@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,6 +64,12 @@ async def plain(ctx: aj.JobContext) -> None:
     ctx.actor(Mailer)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 def smtp(concurrency: int = 1, actor: Any = Mailer) -> dict[str, aj.Queue]:
     return {"smtp": aj.Queue(concurrency=concurrency, actor=actor)}
 
@@ -80,6 +86,7 @@ async def test_an_actor_keeps_its_state_from_run_to_run(make_runtime: MakeRuntim
 
 async def test_each_actor_has_an_instance_of_its_own(make_runtime: MakeRuntime) -> None:
     async with make_runtime(send, queues=smtp(4)) as runtime:
+        await until(lambda: len(Mailer.lives) == 4)
         handles = [await send.dispatch() for _ in range(40)]
         for handle in handles:
             await handle.result(timeout=5)
@@ -102,11 +109,13 @@ async def test_a_handler_may_have_its_actor_renewed(make_runtime: MakeRuntime) -
 
 
 async def test_an_actor_that_cannot_start_holds_its_queue_with_a_reason(make_runtime: MakeRuntime) -> None:
-    Mailer.refuses = 2
+    Mailer.refuses = 4
     async with make_runtime(send, queues=smtp()) as runtime:
+        await until(lambda: runtime.health)
         handle = await send.dispatch()
-        run = await handle.run()
-        assert run.state is aj.RunState.QUEUED
+        while (run := await handle.run()).hold is None:
+            assert run.state is aj.RunState.QUEUED
+            await asyncio.sleep(0.01)
         assert "no mail server" in runtime.health["queue smtp"]
         assert run.hold is not None
         assert "no mail server" in run.hold
@@ -127,7 +136,41 @@ async def test_an_actor_has_the_application_s_context(make_runtime: MakeRuntime)
         yield "services"
 
     async with make_runtime(send, queues=smtp(2, Curious), context=services):
+        await until(lambda: len(seen) == 2)
         assert seen == ["services"] * 2
+
+
+async def test_an_actor_that_takes_long_to_start_holds_up_its_own_queue_alone(make_runtime: MakeRuntime) -> None:
+    class Slow(aj.Actor):
+        async def on_start(self) -> None:
+            await asyncio.sleep(3600)
+
+    @aj.job("mail:quick", queue="quick")
+    async def quick() -> int:
+        return 1
+
+    async with asyncio.timeout(5):
+        async with make_runtime(send, quick, queues=smtp(2, Slow)):
+            waiting = await send.dispatch()
+            assert await (await quick.dispatch()).result(timeout=5) == 1
+            assert (await waiting.run()).state is aj.RunState.QUEUED
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("smtp://user:hunter2@mail is down")])
+async def test_whatever_a_start_raises_ends_that_actor_alone(make_runtime: MakeRuntime, error: BaseException) -> None:
+    class Broken(aj.Actor):
+        async def on_start(self) -> None:
+            raise error
+
+    @aj.job("mail:quick", queue="quick")
+    async def quick() -> int:
+        return 1
+
+    async with make_runtime(send, quick, queues=smtp(1, Broken)) as runtime:
+        await until(lambda: runtime.health)
+        assert await (await quick.dispatch()).result(timeout=5) == 1
+        assert "hunter2" not in str(runtime.health)
+        assert type(error).__name__ in str(runtime.health)
 
 
 async def test_a_queue_without_that_actor_says_so(make_runtime: MakeRuntime) -> None:

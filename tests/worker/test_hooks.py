@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -118,6 +119,7 @@ async def test_each_entry_asks_for_its_own_action(make_runtime: MakeRuntime, act
         later = datetime.now(UTC) + timedelta(hours=1)
         entries: dict[str, list[Callable[[], Awaitable[Any]]]] = {
             "enqueue": [
+                lambda: runtime.perform_envelope(double.envelope(Work())),
                 lambda: double.dispatch(Work()),
                 lambda: runtime.dispatch(double, Work()),
                 lambda: runtime.dispatch_many([double.envelope(Work())]),
@@ -152,11 +154,16 @@ async def test_each_entry_asks_for_its_own_action(make_runtime: MakeRuntime, act
                         await call()
 
 
-@pytest.mark.parametrize("answer", ["error", "nothing", "a yes", "never"])
+@pytest.mark.parametrize("answer", ["error", "nothing", "a yes", "never", "late"])
 async def test_whatever_goes_wrong_in_a_policy_denies(
     make_runtime: MakeRuntime, answer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(policies, "ANSWER_SECONDS", 0.05)
+
+    class Late:
+        def allows(self, access: aj.Access) -> bool:
+            time.sleep(0.1)
+            return True
 
     class Broken:
         async def allows(self, access: aj.Access) -> Any:
@@ -166,7 +173,8 @@ async def test_whatever_goes_wrong_in_a_policy_denies(
                 await asyncio.sleep(60)
             return "yes" if answer == "a yes" else None
 
-    async with make_runtime(double, policy=Broken()).client() as runtime:
+    policy: aj.Policy = Late() if answer == "late" else Broken()
+    async with make_runtime(double, policy=policy).client() as runtime:
         with pytest.raises(aj.PolicyDenied) as refusal:
             await double.dispatch(Work())
         assert "hunter2" not in str(refusal.value)
@@ -270,11 +278,25 @@ async def test_middleware_for_dispatch_may_change_count_and_refuse(make_runtime:
         many = await runtime.dispatch_many([double.envelope(Work(n=n)) for n in range(3, 6)])
         assert seen == [one.id, two.id, *(handle.id for handle in many)]
         assert {run.tags for run in await runtime.runs.list()} == {("stamped",)}
+        assert (await (await one.replay()).run()).tags == ("stamped",)
         with pytest.raises(aj.InvalidOption, match="unlucky"):
             await double.dispatch(Work(n=13))
         with pytest.raises(aj.InvalidOption, match="unlucky"):
             await runtime.dispatch_many([double.envelope(Work(n=n)) for n in (12, 13, 14)])
-        assert len(await runtime.runs.list()) == 5
+        assert len(await runtime.runs.list()) == 6
+
+
+async def test_what_a_middleware_hands_on_is_checked(make_runtime: MakeRuntime) -> None:
+    async def spoil(envelope: aj.Envelope, call_next: Any) -> aj.Accepted:
+        accepted: aj.Accepted = await call_next(envelope.model_copy(update={"payload": {"n": "many"}}))
+        return accepted
+
+    async with make_runtime(double, dispatch_middleware=[spoil]).client() as runtime:
+        with pytest.raises(aj.PayloadInvalid):
+            await double.dispatch(Work())
+        with pytest.raises(aj.PayloadInvalid, match="envelope 0"):
+            await runtime.dispatch_many([double.envelope(Work())])
+        assert len(await runtime.runs.list()) == 0
 
 
 @pytest.mark.parametrize("kind", ["middleware", "dispatch_middleware"])

@@ -109,6 +109,33 @@ class Accepting(StoreSetting):
             assert isinstance(answer, Accepted)
             assert (await store.get(answer.run_id)).idempotency_key == key
 
+    async def test_a_key_may_hold_for_a_time(self, store: Store, travel: Travel) -> None:
+        [first] = await accepted(store, envelope(idempotency_key="k", key_expires_in=60, payload=1))
+        await travel(59)
+        [again] = await store.insert([envelope(idempotency_key="k", payload=1)])
+        assert again == Accepted(run_id=first, existing=True)
+        await travel(1)
+        [second] = await accepted(store, envelope(idempotency_key="k", payload=2))
+        assert (await store.get(first)).idempotency_key is None
+        [again] = await store.insert([envelope(idempotency_key="k", payload=2)])
+        assert again == Accepted(run_id=second, existing=True)
+
+    async def test_of_many_at_once_one_gets_a_key_whose_time_is_over(
+        self, store: Store, twin: Store, travel: Travel
+    ) -> None:
+        [first] = await accepted(store, envelope(idempotency_key="k", key_expires_in=1, payload=1))
+        await travel(2)
+        groups = await asyncio.gather(
+            *(
+                through.insert([envelope(idempotency_key="k", payload=2)])
+                for through in (store, twin)
+                for _ in range(10)
+            )
+        )
+        ids = {answer.run_id for [answer] in groups if isinstance(answer, Accepted)}
+        assert len(ids) == 1
+        assert ids != {first}
+
     async def test_a_key_is_taken_as_long_as_its_run_exists(self, store: Store) -> None:
         for state in RunState:
             run = await brought_to(store, state, idempotency_key=state)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actorjobs.errors import DuplicateRun
+from actorjobs.errors import DuplicateRun, InvalidOption
 from actorjobs.jobs import Unique
 from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Envelope, Outcome, RunState
@@ -183,6 +183,34 @@ class Uniqueness(StoreSetting):
         with pytest.raises(DuplicateRun, match="envelope 1"):
             await store.insert_all([envelope(job="suite:alone"), unique(rule)])
         assert len(await store.list(RunFilter(job="suite:alone"), limit=10, cursor=None)) == 0
+
+    async def test_nothing_is_replaced_by_a_group_that_is_refused(self, store: Store) -> None:
+        keep, strict = Unique(("email",), on_conflict="replace"), Unique(("n",), on_conflict="raise")
+        first, _ = await accepted(store, unique(keep), unique(strict, job="suite:strict"))
+        for begin in (None, *self.transactions(store).values()):
+            newer = [unique(keep, payload=PAYLOAD | {"n": 8}), unique(strict, job="suite:strict")]
+            if begin is None:
+                with pytest.raises(DuplicateRun, match="envelope 1"):
+                    await store.insert_all(newer)
+            else:
+                async with begin() as transaction:
+                    with pytest.raises(DuplicateRun, match="envelope 1"):
+                        await store.insert_all(newer, transaction.tx)
+                    await transaction.commit()
+            assert (await store.get(first)).payload == PAYLOAD
+
+    async def test_a_group_may_replace(self, store: Store) -> None:
+        rule = Unique(("email",), on_conflict="replace")
+        [first] = await accepted(store, unique(rule))
+        newer = [unique(rule, payload=PAYLOAD | {"n": n}) for n in (2, 3)]
+        answers = await store.insert_all(newer)
+        assert list(answers) == [Accepted(run_id=first, existing=True, replaced=True)] * 2
+        run = await store.get(first)
+        assert run.payload["n"] == 3
+
+    async def test_a_key_that_would_replace_twice_is_refused(self, store: Store) -> None:
+        [answer] = await store.insert([unique(Unique(on_conflict="replace"), idempotency_key="k")])
+        assert isinstance(answer, InvalidOption)
 
     async def test_a_key_goes_before_a_place(self, store: Store) -> None:
         [first] = await accepted(store, unique(idempotency_key="k"))

@@ -1,8 +1,8 @@
-"""Unique runs, and what each worker serves."""
+"""Unique runs, keys that hold for a time, and what each worker serves."""
 
 import sqlalchemy as sa
 
-from actorjobs.stores.schema import LongText
+from actorjobs.stores.schema import LongText, UtcDateTime
 from actorjobs.stores.steps import add_column, create_index
 
 revision = "0002"
@@ -19,4 +19,5 @@ def upgrade() -> None:
         where="unique_digest IS NOT NULL",
         unique=True,
     )
+    add_column("actorjobs_runs", sa.Column("key_expires_at", UtcDateTime()))
     add_column("actorjobs_workers", sa.Column("serves", LongText))
