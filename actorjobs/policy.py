@@ -54,8 +54,8 @@ class Guard:
     """Asks the policy, if there is one."""
 
     def __init__(self, policy: Policy | None) -> None:
-        if policy is not None and not callable(getattr(policy, "allows", None)):
-            raise InvalidOption("policy= takes an object with a method allows(access)")
+        if policy is not None and (isinstance(policy, type) or not callable(getattr(policy, "allows", None))):
+            raise InvalidOption("policy= takes an object (no class) with a method allows(access)")
         self._policy = policy
 
     @property

@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +86,13 @@ def _threads_end() -> bool:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    try:
+    run: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run
+    with suppress(ImportError):
         import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
+
+        run = uvloop.run
+    # Not inside the handling of that error: it would be the context of every error that a handler raises.
+    return run(work)
 
 
 class _Process:

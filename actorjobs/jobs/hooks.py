@@ -42,11 +42,20 @@ class Hooks:
     def __post_init__(self) -> None:
         for name in ("middleware", "dispatch_middleware"):
             for given in getattr(self, name):
-                if not inspect.iscoroutinefunction(given) and not inspect.iscoroutinefunction(_call_of(given)):
+                if not _is_async(given) or not _takes_two(given):
                     raise InvalidOption(f"{name}= takes functions like `async def around(ctx, call_next)`")
         if not all(callable(observer) for observer in self.observers):
             raise InvalidOption("observers= takes functions of one observation")
 
 
-def _call_of(value: object) -> object:
-    return getattr(value, "__call__", None)  # noqa: B004 - an object whose class has an async __call__
+def _is_async(value: object) -> bool:
+    call = getattr(value, "__call__", None)  # noqa: B004 - an object whose class has an async __call__
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
+
+
+def _takes_two(value: Any) -> bool:
+    try:
+        inspect.signature(value).bind("what", "call_next")
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -120,7 +120,8 @@ def _fields(by: Iterable[str]) -> tuple[str, ...]:
 def _one_of(value: object, allowed: Any, what: str) -> str:
     words = get_args(allowed)
     if not isinstance(value, str) or value not in words:
-        raise InvalidOption(f"{what} is one of {', '.join(map(repr, words))}, not {shown(value)}")
+        given = ascii(value[:40]) if isinstance(value, str) else shown(value)
+        raise InvalidOption(f"{what} is one of {', '.join(map(repr, words))}, not {given}")
     return value
 
 

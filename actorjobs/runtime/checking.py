@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
@@ -10,6 +12,8 @@ from actorjobs.jobs import Definition, unique_digest
 from actorjobs.jobs.options import check_options, check_version
 from actorjobs.model import Envelope
 from actorjobs.retry import MOST_ATTEMPTS, Retry
+
+M = TypeVar("M", bound=Mapping[str, Any])
 
 _OPTIONS = (
     "delay",
@@ -47,3 +51,16 @@ def check_made_by_hand(envelope: object, definition: Definition | None) -> Envel
         constructor_args = codec.encode(envelope.constructor_args, what="constructor_args")
         definition.decode_payload(codec.encode(envelope.payload), constructor_args, version=envelope.version)
     return envelope
+
+
+def check_is_list(name: str, value: object) -> None:
+    """`InvalidOption` unless it is a list or a tuple."""
+    if not isinstance(value, list | tuple):
+        raise InvalidOption(f"{name}= takes a list, as in {name}=[...], not a value of type {type(value).__name__}")
+
+
+def check_is_mapping(name: str, value: M) -> M:
+    """The value; `InvalidOption` unless it is a mapping."""
+    if not isinstance(value, Mapping):
+        raise InvalidOption(f"{name}= takes a dict, as in {name}={{'emails': 10}}, not a {type(value).__name__}")
+    return value

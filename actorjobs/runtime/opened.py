@@ -27,7 +27,7 @@ from actorjobs.ports import Accepted, Broker, Claim, Dispatcher, Hint, Settlemen
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
-from actorjobs.stores import SqlStore, open_store
+from actorjobs.stores import SqlStore, is_in_memory, open_store
 from actorjobs.worker.isolation import Crew, plan_for
 from actorjobs.worker.lease import Lease
 from actorjobs.worker.observing import Observers
@@ -41,6 +41,9 @@ logger = logging.getLogger("actorjobs.runtime")
 
 BULK_ROWS = 500
 """Dispatches of more runs than this take a connection of their own, out of the way of claims and settles."""
+
+LONGEST_LOGGED = 300
+"""Characters of an error's message in the log; all of it is in the record."""
 
 STALLED_SECONDS = 0.05
 """How long handlers that do not come to an end hold up a virtual clock."""
@@ -144,6 +147,8 @@ class Opened:
         return None if self._app is None else self._app.value
 
     async def _new_store(self, *, inline: bool = False) -> SqlStore:
+        if not self._clock.is_virtual and is_in_memory(self.settings.store_url):
+            raise InvalidOption("a SQLite store is a file, as in sqlite:///actorjobs.db: in memory no run would last")
         return await open_store(
             self.settings.store_url, namespace=self.settings.namespace, clock=self._clock, inline=inline
         )
@@ -287,10 +292,28 @@ class Opened:
 
     def _settled(self, settlement: Settlement, state: RunState | None) -> None:
         self.waiter.note(settlement.fence.run_id, state)
+        self._log_end(settlement, state)
         if self.observers:
             self._observe_end(settlement, state)
         if state in WAITING:
             self.broker.publish([replace(settlement.hint, delay=settlement.decision.delay)])
+
+    def _log_end(self, settlement: Settlement, state: RunState | None) -> None:
+        """A failure is the handler's affair, but whoever reads a worker's log wants to know."""
+        if settlement.error is None or state in (None, RunState.SUCCEEDED):
+            return
+        error = decode_error(settlement.error)
+        logger.log(
+            logging.WARNING if state is RunState.DEAD_LETTERED else logging.INFO,
+            "run %s (%s): attempt %d %s: %s: %s; the run is %s",
+            settlement.fence.run_id,
+            settlement.hint.job,
+            settlement.fence.attempt,
+            settlement.outcome,
+            error.name,
+            _one_line(error.message),
+            state,
+        )
 
     def _observe_end(self, settlement: Settlement, state: RunState | None) -> None:
         run_id, error = settlement.fence.run_id, settlement.error
@@ -349,6 +372,11 @@ def _facts(claim: Claim) -> dict[str, Any]:
     """Which attempt a claim is for."""
     names = ("run_id", "job", "queue", "tenant", "attempt")
     return {name: getattr(claim, name) for name in names}
+
+
+def _one_line(text: str) -> str:
+    """The beginning of a message, fit for one line of a log."""
+    return "".join(character if character.isprintable() else " " for character in text[:LONGEST_LOGGED])
 
 
 def _keep(settings: Settings) -> dict[RunState, float | None]:

@@ -41,21 +41,25 @@ class Queues:
     async def pause(self, name: str, *, reason: str | None = None) -> QueueInfo:
         """Start nothing more of this queue; what runs goes on."""
         await self._check(name)
-        queue = await self._store.set_queue(name, is_paused=True, reason=reason)
+        await self._store.set_queue(name, is_paused=True, reason=reason)
         self._observe("queue_paused", queue=name, detail={} if reason is None else {"reason": reason})
-        return queue
+        return await self._counted(name)
 
     async def resume(self, name: str) -> QueueInfo:
         """Go on with this queue."""
         await self._check(name)
-        queue = await self._store.set_queue(name, is_paused=False)
+        await self._store.set_queue(name, is_paused=False)
         self._observe("queue_resumed", queue=name)
-        return queue
+        return await self._counted(name)
 
     async def scale(self, name: str, concurrency: int) -> QueueInfo:
         """Let every process perform so many runs of this queue at once."""
         await self._check(name)
         check_concurrency(concurrency)
-        queue = await self._store.set_queue(name, concurrency=concurrency)
+        await self._store.set_queue(name, concurrency=concurrency)
         self._observe("queue_scaled", queue=name, detail={"concurrency": concurrency})
-        return queue
+        return await self._counted(name)
+
+    async def _counted(self, name: str) -> QueueInfo:
+        """The queue as a list shows it: with what waits and runs."""
+        return next(queue for queue in await self._store.queues() if queue.name == name)

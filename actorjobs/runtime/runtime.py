@@ -33,7 +33,7 @@ from actorjobs.ports import (
     open_dispatcher,
 )
 from actorjobs.runtime.around import Together, around
-from actorjobs.runtime.checking import check_made_by_hand
+from actorjobs.runtime.checking import check_is_list, check_is_mapping, check_made_by_hand
 from actorjobs.runtime.doctoring import Finding, examine, repair
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.pending import PendingReport, check_pending
@@ -82,7 +82,15 @@ class Runtime:
         `grace` is seconds. What is left out comes from `ACTORJOBS_*` variables or the defaults.
         """
         self._given = {"broker_url": broker, "store_url": store, "namespace": namespace, "grace": grace}
-        self._registry = Registry(queues or {}, defaults)
+        lists: Mapping[str, object] = {
+            "jobs": jobs,
+            "middleware": middleware,
+            "dispatch_middleware": dispatch_middleware,
+            "observers": observers,
+        }
+        for name, value in lists.items():
+            check_is_list(name, value)
+        self._registry = Registry(check_is_mapping("queues", queues or {}), defaults)
         self._registry.add(jobs)
         self._defaults = defaults
         self._guard = Guard(policy)

@@ -71,6 +71,12 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
+def is_in_memory(url: str) -> bool:
+    """Whether the address is that of a SQLite database without a file."""
+    parsed = parse_url(url)
+    return parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
+
+
 def _check_port(url: URL) -> None:
     if url.port is not None and not 0 < url.port < 65536:
         raise InvalidOption(f"the store's port lies between 1 and 65535, not {url.port}")

@@ -520,3 +520,38 @@ async def test_registration_is_closed_once_pools_run(make_runtime: MakeRuntime, 
     for nonsense in (5, "no.such.module", object(), lambda: None, aj.JobRef("x:y", Work, None)):
         with pytest.raises(aj.InvalidOption):
             make_runtime(nonsense)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"jobs": work}, "jobs= takes a list"),
+        ({"jobs": "bad.jobs"}, "jobs= takes a list"),
+        ({"queues": ["work"]}, "queues= takes a dict"),
+        ({"middleware": ways_in}, "middleware= takes a list"),
+        ({"observers": print}, "observers= takes a list"),
+        ({"policy": aj.Access}, "no class"),
+        ({"policy": 5}, "method allows"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(aj.InvalidOption, match=words):
+        aj.Runtime(**options)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+async def test_a_store_in_memory_would_keep_nothing(url: str) -> None:
+    with pytest.raises(aj.InvalidOption, match="in memory no run would last"):
+        async with aj.Runtime(store=url).client():
+            pass
+
+
+async def test_the_worker_s_log_tells_of_failures(make_runtime: MakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="actorjobs")
+    async with make_runtime(raises, queues={"handlers": 1}) as runtime:
+        handle = await raises.dispatch("hostile text")
+        await runtime.runs.wait(handle.id, timeout=5)
+    [line] = [record.getMessage() for record in caplog.records if handle.id in record.getMessage()]
+    assert "(bad:raises): attempt 1 failed: ValueError" in line
+    assert line.endswith("the run is dead_lettered")
+    assert line.isprintable()
