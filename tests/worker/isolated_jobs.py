@@ -218,6 +218,15 @@ def kill(payload: Work) -> None:
                     if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
                         socket.socket(fileno=int(fd)).shutdown(socket.SHUT_WR)
             time.sleep(600)
+        case "close":
+            os.closerange(3, int(payload.where))
+            if payload.where == "90":
+                time.sleep(600)
+        case "put another in its place":
+            for fd in os.listdir("/proc/self/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                        os.dup2(socket.socketpair()[0].detach(), int(fd))
         case name:
             os.kill(os.getpid(), getattr(signal, name))
 

@@ -296,6 +296,20 @@ async def test_a_death_is_one_failed_attempt_and_nothing_else(make_runtime: Make
         assert runtime.health == {}
 
 
+async def test_a_child_that_closes_its_line_is_a_failed_attempt(make_runtime: MakeRuntime) -> None:
+    async with make_runtime(jobs.die, jobs.die_sync, queues={"default": 4}):
+        closing = [Work(what="close", where=last) for last in ("6", "90", "100")]
+        given = [*closing, Work(what="put another in its place")]
+        handles = [await job.dispatch(work) for work in given for job in (jobs.die, jobs.die_sync)]
+        for handle in handles:
+            run, outcomes = await ends_as(handle)
+            assert outcomes == [aj.Outcome.FAILED]
+            assert [error.name for error in run.errors] == ["ProcessDied"]
+            assert "exit status 74" in run.errors[0].message
+            assert run.errors[0].message.endswith(": probably it closed descriptors that were not its own")
+        assert not children()
+
+
 async def test_an_idle_child_that_dies_is_replaced(make_runtime: MakeRuntime) -> None:
     async with make_runtime(jobs.pid):
         first = await (await jobs.pid.dispatch()).result(timeout=20)

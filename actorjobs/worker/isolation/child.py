@@ -84,6 +84,12 @@ class Child:
     async def serve(self) -> None:
         """Perform runs in the application's context until there are no more."""
         self._line.attach()
+        try:
+            await self._serve()
+        finally:
+            self._line.detach()
+
+    async def _serve(self) -> None:
         entering = nullcontext() if self._factory is None else self._factory()
         async with entering as self._app:
             _limit(self._limits)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import select
 import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Final
 
 from actorjobs.errors import ContextMissing, InvalidOption
 from actorjobs.model import Envelope, HistoryEntry, Run
 from actorjobs.ports import Accepted, RunReader, Transaction
 from actorjobs.worker.isolation import desk
 from actorjobs.worker.isolation.messages import HEADER, Message, error_of, pack, size_of, unpack
+
+LOOK_SECONDS: Final = 1.0
+"""How often a child looks whether its descriptors are still its own."""
+CUT_OFF: Final = 74
+"""The exit status of a child whose handler has closed them: `EX_IOERR`."""
 
 
 class Line:
@@ -25,6 +31,8 @@ class Line:
     def __init__(self, fd: int) -> None:
         self._socket: socket.socket | None = socket.socket(fileno=fd)
         self._socket.set_inheritable(False)
+        self._line_needs = {fd: _kind(fd)}
+        self._needed = self._line_needs
         self._sending = threading.Lock()
         self._numbers = itertools.count(1)
         self._asked: dict[int, Future[Any]] = {}
@@ -45,8 +53,18 @@ class Line:
         data = pack(message)
         size_of(data[: HEADER.size])  # too large a message would pass for nonsense over there
         with self._sending:
-            self._socket.sendall(data)
+            self._check_descriptors()
+            try:
+                self._socket.sendall(data)
+            except OSError:
+                end_at_once()
         return True
+
+    def _check_descriptors(self) -> None:
+        """End this process when a handler has closed what it needs to be heard: neither a send nor its loop would tell.
+        Whatever else has got the number since is not to be written to."""
+        if any(_kind(fd) != kind for fd, kind in self._needed.items()):
+            os._exit(CUT_OFF)  # the worker, which is alive, ends what this process has started
 
     def receive(self) -> Message:
         return unpack(self._exactly(size_of(self._exactly(HEADER.size))))
@@ -67,9 +85,19 @@ class Line:
     def _listen(self) -> None:
         try:
             while True:
+                self._await_message()
                 self._heard(self.receive())
         finally:
             end_at_once()
+
+    def _await_message(self) -> None:
+        poll = select.poll()
+        poll.register(next(iter(self._line_needs)), select.POLLIN)
+        while True:
+            is_there = poll.poll(LOOK_SECONDS * 1000)
+            self._check_descriptors()
+            if is_there:
+                return
 
     def _heard(self, message: Message) -> None:
         if message["say"] != "answer":
@@ -84,6 +112,11 @@ class Line:
     def attach(self) -> None:
         """Have orders arrive on the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._needed = self._line_needs | {fd: _kind(fd) for fd in _descriptors_of(self._loop)}
+
+    def detach(self) -> None:
+        """The loop ends: what it needed may be closed."""
+        self._needed = self._line_needs
 
     async def next_order(self) -> Message:
         return await self._orders.get()
@@ -123,6 +156,21 @@ class Voice:
 
     async def answer(self, what: str, **facts: Any) -> Any:
         return await asyncio.wrap_future(self.ask(what, **facts))
+
+
+def _kind(fd: int) -> tuple[int, int] | None:
+    """Which file it is; None for none."""
+    try:
+        facts = os.fstat(fd)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _descriptors_of(loop: asyncio.AbstractEventLoop) -> list[int]:
+    """Without these a loop neither wakes up nor fails; no public function tells them."""
+    parts: list[Any] = [getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock")]
+    return [part.fileno() for part in parts if hasattr(part, "fileno")]
 
 
 def end_at_once() -> None:

@@ -17,6 +17,7 @@ from actorjobs.errors import ContextMissing, ProcessDied
 from actorjobs.jobs import Process
 from actorjobs.worker.isolation import messages
 from actorjobs.worker.isolation.desk import Desk
+from actorjobs.worker.isolation.line import CUT_OFF
 from actorjobs.worker.isolation.logs import write_again
 from actorjobs.worker.isolation.messages import Garbled, Message, failure_of
 from actorjobs.worker.isolation.orders import verdict_of
@@ -231,7 +232,8 @@ class Child:
             return f"the child process was killed: {self._fault}"
         status = self._process.returncode or 0
         if status >= 0:
-            return f"the child process ended with exit status {status} in the middle of its run"
+            hint = ": probably it closed descriptors that were not its own" if status == CUT_OFF else ""
+            return f"the child process ended with exit status {status} in the middle of its run{hint}"
         try:
             number = signal.Signals(-status)
         except ValueError:
