@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,15 +15,16 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status: 0 done, 1 failed, 2 the request itself was wrong."""
-    from actorjobs.cli.app import app
-
     try:
+        from actorjobs.cli.app import app
+
         app(args=None if arguments is None else list(arguments), prog_name="actorjobs")
     except (InvalidOption, PayloadInvalid, UnknownJob, UnknownQueue) as error:
         _fail(error, EXIT_USAGE)
     except ActorJobsError as error:
         _fail(error, EXIT_FAILURE)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only spoil the way out
         sys.exit(EXIT_INTERRUPTED)
 
 
