@@ -48,13 +48,8 @@ def tail(
                 if lines == limit:
                     return
 
-    try:
+    with suppress(KeyboardInterrupt):
         asyncio.run(_until_interrupted(load_app_if_any(app_name), work))
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:
-        # Nobody reads any more; that Python flushes what is left at its end must not say so either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _until_interrupted(runtime: Runtime, work: Callable[[Runtime], Awaitable[None]]) -> None:
@@ -98,7 +93,6 @@ def _print(change: Change, as_json: bool) -> None:
         detail = "".join(f"  {key}: {next(iter(str(value).splitlines()), '')}" for key, value in said.items())
         at = f"{entry.at:%H:%M:%S.%f}"[:-3] + "Z"
         line = f"{at}  {change.run_id}  {change.job}  {entry.event} -> {entry.state}  attempt {entry.attempt}{detail}"
-        # Not through the console: that one leaves with status 1 when nobody reads any more.
         sys.stdout.write(cell(line).plain + "\n")
     sys.stdout.flush()
 
