@@ -130,7 +130,7 @@ def test_tail_ends_quietly(shell: Shell) -> None:
     piped.stdout.readline()
     piped.stdout.close()
     shell.json("dispatch", "mail:welcome", MAIL)
-    assert piped.wait(timeout=20) == 0
+    assert piped.wait(timeout=20) == 141
 
 
 @pytest.mark.parametrize("gap", [None, 0.0, 0.01])
@@ -239,6 +239,7 @@ def findings(here: Here, *options: str, status: int = 0) -> dict[str, list[dict[
 
 
 def test_a_healthy_store(here: Here) -> None:
+    assert here("db", "upgrade")[0] == 0
     found = findings(here)
     assert {finding["level"] for check in found.values() for finding in check} == {"ok", "warning"}
     assert (found["workers"][0]["level"], found["lost runs"][0]["level"]) == ("warning", "ok")
