@@ -15,6 +15,7 @@ from actorjobs.clock import SystemClock
 from actorjobs.config import Settings, load_settings
 from actorjobs.errors import SchemaOutdated
 from actorjobs.stores import NEEDED_VERSION, SqlStore, open_store, upgrade_sql
+from actorjobs.stores.migrate import REVISIONS
 
 app = typer.Typer(help="The store's schema: upgrade, current, check, sql.", no_args_is_help=True)
 
@@ -50,7 +51,8 @@ def check(store: StoreOption = None, app_name: AppOption = None, as_json: JsonOp
     """Exit with 1 unless the schema is the one that this actorjobs needs: a gate for deployments."""
     version = _with_store(_settings(store, app_name), SqlStore.schema_version)
     if version != NEEDED_VERSION:
-        raise SchemaOutdated(f"the schema is at {version or 'no version'}, {NEEDED_VERSION} is needed")
+        advice = "upgrade the package" if version not in (None, *REVISIONS) else "run `actorjobs db upgrade`"
+        raise SchemaOutdated(f"the schema is at {version or 'no version'}, {NEEDED_VERSION} is needed: {advice}")
     _tell(as_json)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from actorjobs import codec
 from actorjobs.cli.connecting import AppOption, JsonOption
+from actorjobs.cli.guarded import OutputFailed
 from actorjobs.cli.loading import load_app
 from actorjobs.cli.output import cell, console, print_json
 from actorjobs.errors import InvalidOption, PayloadInvalid
@@ -64,10 +65,22 @@ def _dispatch_one(runtime: Runtime, name: str, payload: Any, options: dict[str, 
     with runtime.client_sync():
         envelope = runtime.envelope(name, payload, **options)
         accepted = runtime.accept_sync(envelope)
-    if as_json:
-        print_json({"id": accepted.run_id, "existing": accepted.existing})
-    else:
-        console().print(cell(f"run {accepted.run_id}" + (" (existing)" if accepted.existing else "")))
+    with _told_anyway(f"run {accepted.run_id} is accepted"):
+        if as_json:
+            print_json({"id": accepted.run_id, "existing": accepted.existing})
+        else:
+            console().print(cell(f"run {accepted.run_id}" + (" (existing)" if accepted.existing else "")))
+
+
+@contextmanager
+def _told_anyway(words: str) -> Generator[None]:
+    """Say on standard error what was done when the output that should tell it cannot be written."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OutputFailed:
+        sys.stderr.write(f"actorjobs: {words}\n")
+        raise
 
 
 def _dispatch_file(runtime: Runtime, name: str, file: Path, options: dict[str, Any], as_json: bool) -> None:
@@ -99,10 +112,14 @@ def _send(runtime: Runtime, group: list[Envelope], tally: Tally) -> None:
 
 def _report(tally: Tally, as_json: bool) -> None:
     """Say what was refused and why; exit with 2 if anything was."""
-    if as_json:
-        print_json({"accepted": tally.accepted, "refused": [{"line": n, "reason": why} for n, why in tally.refused]})
-    else:
-        console().print(cell(f"{tally.accepted} runs accepted, {len(tally.refused)} lines refused"))
+    words = f"{tally.accepted} runs accepted, {len(tally.refused)} lines refused"
+    refused = [{"line": number, "reason": why} for number, why in tally.refused]
+    with _told_anyway(words):
+        if as_json:
+            print_json({"accepted": tally.accepted, "refused": refused})
+        else:
+            console().print(cell(words))
+    if not as_json:
         for number, why in tally.refused:
             Console(stderr=True, highlight=False).print(cell(f"line {number}: {why}"))
     if tally.refused:

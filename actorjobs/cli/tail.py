@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
-from contextlib import aclosing
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from actorjobs.cli.connecting import AppOption, JsonOption, with_client
+from actorjobs.cli.connecting import AppOption, JsonOption
+from actorjobs.cli.loading import load_app_if_any
 from actorjobs.cli.moments import parse_moment
 from actorjobs.cli.output import cell, print_json
 from actorjobs.runtime import Change, Runtime
+
+LONGEST_CLOSING_SECONDS = 0.7
 
 
 def tail(
@@ -41,13 +48,40 @@ def tail(
                 if lines == limit:
                     return
 
-    try:
-        with_client(app_name, work)
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:
-        # Nobody reads any more; that Python flushes what is left at its end must not say so either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_until_interrupted(load_app_if_any(app_name), work))
+
+
+async def _until_interrupted(runtime: Runtime, work: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Run `work` on an open client until it ends or the first SIGINT comes.
+
+    Nothing may raise `KeyboardInterrupt` here: in the middle of starting or ending a thread it would leave one that
+    nobody ends, and Python waits for it at its exit.
+    """
+
+    async def connected() -> None:
+        async with runtime.client():
+            await work(runtime)
+
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(connected())
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _leave_in_any_case()
+        loop.call_soon_threadsafe(task.cancel)
+
+    before = signal.signal(signal.SIGINT, stop)
+    with suppress(asyncio.CancelledError):
+        await task
+    if signal.getsignal(signal.SIGINT) is stop:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_in_any_case() -> None:
+    """End the process with status 0 although closing takes too long. Who only reads leaves nothing half done."""
+    timer = threading.Timer(LONGEST_CLOSING_SECONDS, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _print(change: Change, as_json: bool) -> None:
@@ -59,7 +93,6 @@ def _print(change: Change, as_json: bool) -> None:
         detail = "".join(f"  {key}: {next(iter(str(value).splitlines()), '')}" for key, value in said.items())
         at = f"{entry.at:%H:%M:%S.%f}"[:-3] + "Z"
         line = f"{at}  {change.run_id}  {change.job}  {entry.event} -> {entry.state}  attempt {entry.attempt}{detail}"
-        # Not through the console: that one leaves with status 1 when nobody reads any more.
         sys.stdout.write(cell(line).plain + "\n")
     sys.stdout.flush()
 

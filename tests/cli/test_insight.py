@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -129,7 +130,28 @@ def test_tail_ends_quietly(shell: Shell) -> None:
     piped.stdout.readline()
     piped.stdout.close()
     shell.json("dispatch", "mail:welcome", MAIL)
-    assert piped.wait(timeout=20) == 0
+    assert piped.wait(timeout=20) == 141
+
+
+@pytest.mark.parametrize("gap", [None, 0.0, 0.01])
+@pytest.mark.parametrize("at", [0.0, 0.05])
+def test_tail_ends_at_once_however_often_it_is_interrupted(shell: Shell, gap: float | None, at: float) -> None:
+    shell.json("dispatch", "mail:welcome", MAIL)
+    tail = shell.start("runs", "tail", "--since", "1h")
+    assert tail.stdout is not None
+    tail.stdout.readline()
+    time.sleep(at)
+    began = time.monotonic()
+    tail.send_signal(signal.SIGINT)
+    if gap is not None:
+        time.sleep(gap)
+        tail.send_signal(signal.SIGINT)
+    try:
+        output, _ = tail.communicate(timeout=10)
+    finally:
+        tail.kill()
+    assert (tail.returncode, output) == (0, "")
+    assert time.monotonic() - began < 2
 
 
 # --- bulk ------------------------------------------------------------------------------------------------------------
@@ -217,6 +239,7 @@ def findings(here: Here, *options: str, status: int = 0) -> dict[str, list[dict[
 
 
 def test_a_healthy_store(here: Here) -> None:
+    assert here("db", "upgrade")[0] == 0
     found = findings(here)
     assert {finding["level"] for check in found.values() for finding in check} == {"ok", "warning"}
     assert (found["workers"][0]["level"], found["lost runs"][0]["level"]) == ("warning", "ok")
