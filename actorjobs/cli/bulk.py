@@ -27,6 +27,10 @@ Since = Annotated[str | None, typer.Option(help="Accepted since: 2026-01-31T12:0
 Until = Annotated[str | None, typer.Option(help="Accepted before; written like --since.")]
 Search = Annotated[str | None, typer.Option(help="In id, job, payload and key.")]
 Rate = Annotated[float | None, typer.Option(help="With a filter: so many runs per second.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="With a filter: so many runs at most, the oldest ones.")]
+All = Annotated[
+    bool, typer.Option("--all", help="In place of a filter: every run to which this can be done by default.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="With a filter: only count.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="With a filter: do not ask back.")]
 
@@ -39,6 +43,7 @@ class Chosen:
 
     criteria: dict[str, Any]
     rate: float | None
+    limit: int | None
     dry_run: bool
     yes: bool
 
@@ -52,7 +57,9 @@ def chosen(
     *,
     since: str | None,
     until: str | None,
+    everything: bool,
     rate: float | None,
+    limit: int | None,
     dry_run: bool,
     yes: bool,
     **criteria: Any,
@@ -66,13 +73,17 @@ def chosen(
     if "" in given.values():
         # An empty variable in a script must not leave out the criterion that was to spare the other runs.
         raise InvalidOption(f"--{next(name for name, value in given.items() if value == '')} is empty")
-    if (run_id is None) == (not given):
-        raise InvalidOption("give the id of a run, or a filter like --job, --state or --since; not both")
-    if run_id is not None and (rate is not None or dry_run):
-        raise InvalidOption("--rate and --dry-run go with a filter, not with the id of a run")
+    if everything:
+        given["everything"] = True
+    if run_id is None and not given:
+        raise InvalidOption("which runs? Give the id of one, or a filter like --job, --state or --since, or --all")
+    if run_id is not None and given:
+        raise InvalidOption("give the id of a run, or a filter like --job, --state or --since, or --all; not both")
+    if run_id is not None and (rate is not None or limit is not None or dry_run):
+        raise InvalidOption("--rate, --limit and --dry-run go with a filter, not with the id of a run")
     if given and not (yes or dry_run or sys.stdin.isatty()):
         raise InvalidOption("there is no terminal to ask back on: add --yes, or --dry-run to count first")
-    return Chosen(criteria=given, rate=rate, dry_run=dry_run, yes=yes)
+    return Chosen(criteria=given, rate=rate, limit=limit, dry_run=dry_run, yes=yes)
 
 
 def act_on_many(
@@ -89,7 +100,7 @@ def act_on_many(
     async def work(runtime: Runtime) -> BulkResult | None:
         do = ask(runtime)
         if not (runs.yes or runs.dry_run):
-            count = (await do(dry_run=True, **runs.criteria)).matched
+            count = (await do(dry_run=True, limit=runs.limit, **runs.criteria)).matched
             if not count or not typer.confirm(f"{verb} {count} runs?", err=True):
                 return BulkResult(matched=count)
         with _progress(is_hidden=as_json or runs.dry_run or not sys.stderr.isatty()) as bar:
@@ -99,7 +110,8 @@ def act_on_many(
                 bar.update(task, completed=so_far, total=of)
 
             shown = {} if bar.disable else {"on_progress": on_progress}
-            return await do(rate=runs.rate, dry_run=runs.dry_run, **runs.criteria, **options, **shown)
+            how: dict[str, Any] = {"rate": runs.rate, "limit": runs.limit, "dry_run": runs.dry_run}
+            return await do(**how, **runs.criteria, **options, **shown)
 
     result = with_client(app_name, work)
     assert result is not None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from rich.box import SIMPLE_HEAD
@@ -17,6 +18,11 @@ from actorjobs.model import Run
 
 NARROW = frozenset({"run", "state", "outcome", "attempt", "tries", "accepted", "at", "event", "started", "ended"})
 """Columns that are cut to nothing useful by wrapping."""
+
+CUT = frozenset({"job"})
+"""Columns of which the beginning says most, where there is no room for all of it."""
+
+PIPE_WIDTH = 10_000
 
 STYLES = {
     "succeeded": "green",
@@ -32,8 +38,9 @@ STYLES = {
 
 
 def console() -> Console:
-    """Standard output; it keeps to the terminal's width and to NO_COLOR."""
-    return Console(highlight=False, soft_wrap=False)
+    """Standard output; it keeps to the terminal's width and to NO_COLOR. A pipe gets each row in one piece."""
+    is_seen = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, soft_wrap=False, width=None if is_seen else PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -47,7 +54,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         console().print(Text(title, style="bold"))
     table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in NARROW)
+        overflow: Literal["ellipsis", "fold"] = "ellipsis" if column in CUT else "fold"
+        table.add_column(column, overflow=overflow, no_wrap=column in NARROW or column in CUT)
     for row in rows:
         table.add_row(*(cell(value) for value in row))
     console().print(table)

@@ -8,7 +8,9 @@ import typer
 
 from actorjobs import codec
 from actorjobs.cli.bulk import (
+    All,
     DryRun,
+    Limit,
     OptionalRunId,
     Rate,
     Search,
@@ -157,13 +159,15 @@ def cancel(
     since: Since = None,
     until: Until = None,
     search: Search = None,
+    everything: All = False,
     rate: Rate = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     app_name: AppOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a waiting run; ask a running one to end. With a filter: all that wait or run."""
+    """End a waiting run; ask a running one to end. With a filter or --all: those that wait or run."""
     many = chosen(
         run_id,
         state=state,
@@ -174,7 +178,9 @@ def cancel(
         since=since,
         until=until,
         search=search,
+        everything=everything,
         rate=rate,
+        limit=limit,
         dry_run=dry_run,
         yes=yes,
     )
@@ -214,13 +220,15 @@ def replay(
     since: Since = None,
     until: Until = None,
     search: Search = None,
+    everything: All = False,
     rate: Rate = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     app_name: AppOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for a new run with the same payload, linked to this one. With a filter: for all dead letters, or --state."""
+    """Ask for a new run with the same payload, linked to this one. With a filter or --all: of dead letters."""
     changed = None if payload is None else codec.parse(payload)
     many = chosen(
         run_id,
@@ -232,7 +240,9 @@ def replay(
         since=since,
         until=until,
         search=search,
+        everything=everything,
         rate=rate,
+        limit=limit,
         dry_run=dry_run,
         yes=yes,
     )
@@ -270,13 +280,15 @@ def retry(
     since: Since = None,
     until: Until = None,
     search: Search = None,
+    everything: All = False,
     rate: Rate = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     app_name: AppOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reopen a dead-lettered, canceled or expired run for one more attempt. With a filter: all of them."""
+    """Reopen a dead-lettered, canceled or expired run for one more attempt. With a filter or --all: all of them."""
     many = chosen(
         run_id,
         state=state,
@@ -287,7 +299,9 @@ def retry(
         since=since,
         until=until,
         search=search,
+        everything=everything,
         rate=rate,
+        limit=limit,
         dry_run=dry_run,
         yes=yes,
     )

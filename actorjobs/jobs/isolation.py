@@ -9,6 +9,8 @@ from actorjobs.errors import InvalidOption
 from actorjobs.retry import Duration, seconds, shown
 
 MIB: Final = 1024 * 1024
+LEAST_MEMORY: Final = 256 * MIB
+"""A child takes some 160 MB of address space before its first run."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -24,7 +26,9 @@ class Process:
 
     def __init__(self, *, memory: int | None = None, cpu: Duration | None = None, files: int | None = None) -> None:
         values = {
-            "memory": _count(memory, "memory", low=64 * MIB),
+            "memory": _count(
+                memory, "memory", low=LEAST_MEMORY, why=", since a child takes some 160 MB before its first run"
+            ),
             "cpu": None if cpu is None else seconds(cpu, "cpu", positive=True),
             "files": _count(files, "files", low=32),
         }
@@ -44,9 +48,9 @@ def check_isolation(value: object) -> Process | None:
     raise InvalidOption(f"isolation is 'process' or Process(memory=..., cpu=...), not {shown(value)}")
 
 
-def _count(value: object, what: str, *, low: int) -> int | None:
+def _count(value: object, what: str, *, low: int, why: str = "") -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 62:
-        raise InvalidOption(f"{what} is a whole number from {low:,} on, not {shown(value)}")
+        raise InvalidOption(f"{what} is a whole number from {low:,} on{why}, not {shown(value)}")
     return int(value)

@@ -8,7 +8,7 @@ run whose state has changed is skipped.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -71,8 +71,9 @@ def plan(
     where: RunFilter | None, options: BulkOptions, *, possible: Collection[RunState], default: Collection[RunState]
 ) -> Plan:
     """A checked plan. `InvalidOption` without any criterion, unless `everything`; for states that never allow the
-    operation; for a rate or a limit that is no positive number."""
+    operation; for a rate or a limit that is no positive number; for what is no switch, or not to be called."""
     own: dict[str, Any] = {name: options[name] for name in _OWN if name in options}  # type: ignore[literal-required]
+    _check_own(own)
     where = chosen(where, {name: value for name, value in options.items() if name not in _OWN})
     if not own.pop("everything", False) and not has_criteria(where):
         raise InvalidOption("this would be done to every run: give a criterion like job=, or everything=True")
@@ -84,12 +85,20 @@ def plan(
     if wrong:
         allowed = ", ".join(state for state in RunState if state in possible)
         raise InvalidOption(f"this cannot be done to {wrong[0]} runs: state is one of {allowed}")
-    _check_rate(own.get("rate"))
-    _check_limit(own.get("limit"))
     return Plan(where=where, **own)
 
 
 _OWN = tuple(BulkOptions.__annotations__.keys() - Criteria.__annotations__.keys())
+
+
+def _check_own(own: Mapping[str, Any]) -> None:
+    for name in ("everything", "dry_run"):
+        if not isinstance(own.get(name, False), bool):
+            raise InvalidOption(f"{name} is True or False")
+    if own.get("on_progress") is not None and not callable(own["on_progress"]):
+        raise InvalidOption("on_progress is a function, called with how many runs so far and of how many, or None")
+    _check_rate(own.get("rate"))
+    _check_limit(own.get("limit"))
 
 
 def _check_rate(rate: object) -> None:
@@ -154,7 +163,7 @@ class Bulk:
     async def _through(self, action: Action, plan: Plan, act: Act, last_id: str) -> BulkResult:
         tally, cursor, began = _Tally(), None, self._clock.monotonic()
         total = 0 if plan.on_progress is None else await self._count(plan)
-        while plan.limit is None or tally.matched < plan.limit:
+        while True:
             page = await self._store.list(
                 plan.where, limit=_group_size(plan, tally.matched), cursor=cursor, is_oldest_first=True
             )
@@ -164,7 +173,7 @@ class Bulk:
             if plan.on_progress is not None:
                 plan.on_progress(tally.matched, max(total, tally.matched))
             cursor = page.cursor
-            if cursor is None or cursor > last_id:
+            if cursor is None or cursor > last_id or tally.matched == plan.limit:
                 break
             await self._keep_pace(plan, tally.matched, began)
         return tally.result()

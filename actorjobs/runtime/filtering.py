@@ -32,10 +32,15 @@ def run_filter(
     *, state: States = None, since: datetime | None = None, until: datetime | None = None, **words: Any
 ) -> RunFilter:
     """A checked filter; `InvalidOption` for a state that does not exist or a time without zone."""
+    check_words(**words)
+    return RunFilter(state=_states(state), since=moment("since", since), until=moment("until", until), **words)
+
+
+def check_words(**words: object) -> None:
+    """`InvalidOption` unless each is a string or None."""
     for name, word in words.items():
         if word is not None and not isinstance(word, str):
             raise InvalidOption(f"{name} is a string, not a value of type {type(word).__name__}")
-    return RunFilter(state=_states(state), since=moment("since", since), until=moment("until", until), **words)
 
 
 def chosen(where: RunFilter | None, criteria: Mapping[str, Any]) -> RunFilter:

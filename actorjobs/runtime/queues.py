@@ -8,6 +8,7 @@ from actorjobs.errors import UnknownQueue
 from actorjobs.jobs import check_concurrency, check_queue_name
 from actorjobs.policy import Guard
 from actorjobs.ports import QueueInfo, Store
+from actorjobs.runtime.filtering import check_words
 from actorjobs.runtime.registry import nearest
 
 
@@ -40,6 +41,7 @@ class Queues:
 
     async def pause(self, name: str, *, reason: str | None = None) -> QueueInfo:
         """Start nothing more of this queue; what runs goes on."""
+        check_words(reason=reason)
         await self._check(name)
         await self._store.set_queue(name, is_paused=True, reason=reason)
         self._observe("queue_paused", queue=name, detail={} if reason is None else {"reason": reason})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from actorjobs.clock import Clock
+from actorjobs.codec import LIMITS, clip
 from actorjobs.errors import (
     ActorJobsError,
     InvalidOption,
@@ -28,7 +29,7 @@ from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
 from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
 from actorjobs.runtime.explaining import Explanation, explain, facts
-from actorjobs.runtime.filtering import States, moment, run_filter
+from actorjobs.runtime.filtering import States, check_words, moment, run_filter
 from actorjobs.runtime.tailing import Change, Tail
 from actorjobs.worker.waiter import Waiter
 
@@ -146,6 +147,7 @@ class Runs:
 
     async def cancel(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
         """End a waiting run at once; ask a running one to end. A run that is over stays as it is."""
+        check_words(reason=reason, by=by)
         before = await self._store.get(run_id)
         await self._guard.run("cancel", before)
         run = await self._store.cancel(run_id, reason, by)
@@ -176,6 +178,7 @@ class Runs:
         Takes a filter or the criteria of `list`; none at all needs `everything=True`. With `rate=` it does so many a
         second, with `dry_run=True` it only counts. After `StoreUnavailable` what was done stays done: ask again.
         """
+        check_words(reason=reason, by=by)
         live = frozenset(RunState) - TERMINAL
         how = plan(filter, options, possible=live, default=live)
 
@@ -211,13 +214,14 @@ class Runs:
         """The same; the id of the new run."""
         again = await self._store.envelope(run_id)
         changes: dict[str, Any] = {"traceparent": new_traceparent(again.traceparent)}
+        check_words(reason=reason)
         if delay is not None:
             changes["delay"] = seconds(delay, "delay")
         if payload is not None:
             definition = self._registry.definition(again.job)
             changes |= {"payload": definition.encode_payload(payload), "version": definition.version}
         if reason is not None:
-            changes["meta"] = again.meta | {"replay_reason": reason}
+            changes["meta"] = again.meta | {"replay_reason": clip(reason, LIMITS.error_message)}
         asked = again.model_copy(update=changes)
         if self._guard.is_on:
             await self._guard.run("replay", await self._store.get(run_id), asked)
@@ -235,6 +239,7 @@ class Runs:
         """A new run for every run that matches and is over, oldest first; with no state given, for dead letters. Like
         `cancel_many` otherwise; but asking again after `StoreUnavailable` replays again what was replayed."""
         seconds(0.0 if delay is None else delay, "delay")
+        check_words(reason=reason)
         how = plan(filter, options, possible=TERMINAL, default={RunState.DEAD_LETTERED})
 
         async def one(run: Run) -> Fate:
@@ -267,6 +272,7 @@ class Runs:
     ) -> BulkResult:
         """Reopen every run that matches, oldest first; with no state given, those dead-lettered, canceled or expired.
         Like `cancel_many` otherwise; a unique run whose place is taken fails."""
+        check_words(reason=reason, by=by)
         how = plan(filter, options, possible=REOPENABLE, default=REOPENABLE)
 
         async def act(group: Sequence[Run]) -> Sequence[Fate]:
@@ -281,6 +287,7 @@ class Runs:
 
     async def retry(self, run_id: str, *, reason: str | None = None, by: str | None = None) -> Run:
         """Reopen a dead-lettered, canceled or expired run for one more attempt; `RunStateConflict` otherwise."""
+        check_words(reason=reason, by=by)
         await self._allowed("retry", run_id)
         run = await self._store.reopen(run_id, reason, by)
         self._wake(run)
@@ -289,6 +296,7 @@ class Runs:
 
     async def reschedule(self, run_id: str, run_at: datetime, *, by: str | None = None) -> Run:
         """Let a waiting run become due at another time; `RunStateConflict` unless it waits."""
+        check_words(by=by)
         due = moment("run_at", run_at)
         if due is None:
             raise InvalidOption("reschedule needs a moment: datetime.now(UTC) + timedelta(hours=1)")

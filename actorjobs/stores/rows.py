@@ -449,8 +449,10 @@ def _noted(row: Row) -> HistoryEntry:
     return HistoryEntry(at=row["at"], event=row["event"], state=state, attempt=row["attempt"], detail=detail)
 
 
-def check_cursor(cursor: str | None) -> str | None:
+def check_cursor(cursor: object) -> str | None:
     """A cursor as handed out by a page; `InvalidOption` for anything else."""
-    if cursor is not None and not is_run_id(cursor):
+    if cursor is None:
+        return None
+    if not isinstance(cursor, str) or not is_run_id(cursor):
         raise InvalidOption("the cursor is not one that a page of runs gave out: start again without one")
     return cursor

@@ -179,6 +179,27 @@ def test_filters_in_place_of_an_id(here: Here) -> None:
     assert (status, "0 runs match" in output) == (0, True)
 
 
+def test_all_runs_or_only_some(here: Here) -> None:
+    ids = [dispatched(here) for _ in range(4)]
+    assert as_json(here, "runs", "cancel", "--all", "--dry-run", "--limit", "3")["matched"] == 3
+    assert as_json(here, "runs", "cancel", "--job", "mail:welcome", "--limit", "1", "--yes")["done"] == 1
+    assert as_json(here, "runs", "show", ids[0])["run"]["state"] == "canceled"
+    assert as_json(here, "runs", "cancel", "--all", "--yes")["done"] == 3
+    assert as_json(here, "runs", "replay", "--all", "--state", "canceled", "--limit", "2", "--yes")["done"] == 2
+    assert as_json(here, "runs", "retry", "--all", "--yes")["done"] == 4
+    assert as_json(here, "runs", "count")["queued"] == 6
+
+
+def test_all_runs_are_asked_about_too(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        dispatched(here)
+    monkeypatch.setattr("sys.stdin", Keyboard("n\n"))
+    assert "cancel 3 runs? [y/N]" in here("runs", "cancel", "--all")[2]
+    monkeypatch.setattr("sys.stdin", Keyboard("y\n"))
+    assert "cancel 2 runs? [y/N]" in here("runs", "cancel", "--all", "--limit", "2")[2]
+    assert as_json(here, "runs", "count")["queued"] == 1
+
+
 def test_a_terminal_is_asked(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     dispatched(here)
     for answer, left in (("n", 1), ("y", 0)):
@@ -201,6 +222,11 @@ class Keyboard(io.StringIO):
         ((), "give the id of a run, or a filter"),
         (("some-id", "--job", "x"), "not both"),
         (("some-id", "--dry-run"), "go with a filter"),
+        (("some-id", "--limit", "2"), "go with a filter"),
+        (("some-id", "--all", "--yes"), "not both"),
+        (("--limit", "2", "--yes"), "give the id of a run, or a filter"),
+        (("--job", "x", "--yes", "--limit", "0"), "--limit"),
+        (("--all",), "no terminal"),
         (("--job", "", "--state", "canceled", "--yes"), "--job is empty"),
         (("--job", "x"), "no terminal"),
         (("--job", "x", "--yes", "--rate", "0"), "rate"),

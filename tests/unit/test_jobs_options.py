@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from actorjobs.errors import InvalidOption
-from actorjobs.jobs import EnvelopeOptions, Queue, check_concurrency, check_job_name, check_options, check_queue_name
+from actorjobs.jobs import (
+    EnvelopeOptions,
+    Process,
+    Queue,
+    check_concurrency,
+    check_job_name,
+    check_options,
+    check_queue_name,
+)
 from actorjobs.retry import Retry
 
 SECRET = "s3cr3t-hunter2"
@@ -272,3 +280,9 @@ def test_a_bad_concurrency_is_refused(value: Any) -> None:
 def test_a_queue_is_a_value() -> None:
     assert Queue() == Queue(concurrency=10)
     assert (Queue(1).concurrency, Queue(10_000).concurrency) == (1, 10_000)
+
+
+def test_a_child_needs_room_for_itself() -> None:
+    assert Process(memory=256 * 1024 * 1024).memory == 256 * 1024 * 1024
+    with pytest.raises(InvalidOption, match="from 268,435,456 on, since a child takes some 160 MB before"):
+        Process(memory=256 * 1024 * 1024 - 1)

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import faulthandler
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -52,6 +53,13 @@ async def services() -> AsyncGenerator[Services]:
     yield made
     if left := os.environ.get("TEST_LEFT"):
         mark(Path(left, str(os.getpid())))
+
+
+@asynccontextmanager
+async def spacious() -> AsyncGenerator[mmap.mmap]:
+    """Takes address space, hardly any memory."""
+    with mmap.mmap(-1, 512 * 1024 * 1024) as space:
+        yield space
 
 
 def facts(ctx: aj.JobContext[Any]) -> dict[str, Any]:
@@ -238,7 +246,7 @@ def eat(payload: Work) -> int:
     return len(bytearray(2 * 1024 * 1024 * 1024))
 
 
-@aj.job("iso:tight", isolation=aj.Process(memory=64 * 1024 * 1024), retry=ONCE)
+@aj.job("iso:tight", isolation=aj.Process(memory=256 * 1024 * 1024), retry=ONCE)
 async def tight(payload: Work) -> None: ...
 
 

@@ -82,6 +82,9 @@ async def test_a_rate_and_a_limit_are_kept(make_runtime: MakeRuntime) -> None:
         assert 0.3 < time.monotonic() - began < 3
         assert (await runtime.runs.count_by_state())[aj.RunState.CANCELED] == 14
         assert (await runtime.runs.cancel_many(queue="many", limit=5, dry_run=True)).matched == 5
+        began = time.monotonic()
+        assert (await runtime.runs.cancel_many(queue="many", rate=0.5, limit=1)).done == 1
+        assert time.monotonic() - began < 1.5  # there is nothing left to pause for
 
 
 async def test_dead_letters_are_replayed_and_not_the_replays(make_runtime: MakeRuntime) -> None:
@@ -176,6 +179,12 @@ async def test_the_policy_is_asked_for_each_run(make_runtime: MakeRuntime) -> No
         ({"job": "x", "rate": "2"}, "rate"),
         ({"job": "x", "limit": 0}, "limit"),
         ({"job": "x", "limit": 1.5}, "limit"),
+        ({"job": "x", "dry_run": 1}, "dry_run is True or False"),
+        ({"job": "x", "dry_run": None}, "dry_run is True or False"),
+        ({"everything": "no"}, "everything is True or False"),
+        ({"job": "x", "on_progress": 5}, "on_progress is a function"),
+        ({"job": "x", "reason": 5}, "reason is a string"),
+        ({"job": "x", "by": b"ann"}, "by is a string"),
         ({"since": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
     ],
 )
@@ -191,6 +200,47 @@ async def test_what_cannot_be_meant_is_refused(make_runtime: MakeRuntime, given:
             await runtime.runs.cancel_many("x")  # type: ignore[arg-type]
         assert (await runtime.runs.count_by_state())[aj.RunState.QUEUED] == 2
         assert (await runtime.runs.cancel_many(everything=True)).done == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "says"),
+    [
+        ("cancel", {"reason": 5}, "reason is a string"),
+        ("cancel", {"by": 5}, "by is a string"),
+        ("retry", {"reason": 5}, "reason is a string"),
+        ("retry", {"by": 5}, "by is a string"),
+        ("replay", {"reason": 5}, "reason is a string"),
+        ("reschedule", {"run_at": datetime.now(UTC), "by": 5}, "by is a string"),
+        ("replay_many", {"job": "x", "reason": 5}, "reason is a string"),
+        ("retry_many", {"job": "x", "reason": 5}, "reason is a string"),
+        ("retry_many", {"job": "x", "by": 5}, "by is a string"),
+        ("list", {"cursor": 5}, "the cursor is not one"),
+        ("list", {"cursor": b"x"}, "the cursor is not one"),
+        ("list", {"cursor": "x"}, "the cursor is not one"),
+    ],
+)
+async def test_words_are_strings(make_runtime: MakeRuntime, method: str, given: Any, says: str) -> None:
+    runtime = make_runtime(many)
+    async with runtime.client():
+        [run_id] = await dispatched(runtime, 1)
+        before = await runtime.runs.get(run_id)
+        whose = () if method == "list" or method.endswith("_many") else (run_id,)
+        with pytest.raises(aj.InvalidOption, match=says):
+            await getattr(runtime.runs, method)(*whose, **given)
+        with pytest.raises(aj.InvalidOption, match="reason is a string"):
+            await runtime.queues.pause("many", reason=5)  # type: ignore[arg-type]
+        assert (await runtime.runs.get(run_id), len(await runtime.runs.list())) == (before, 1)
+        assert not any(queue.is_paused for queue in await runtime.queues.list())
+
+
+async def test_the_reason_of_a_replay_is_kept_short(make_runtime: MakeRuntime) -> None:
+    runtime = make_runtime(many)
+    async with runtime.client():
+        [run_id] = await dispatched(runtime, 1, meta={"kept": 1})
+        again = await (await runtime.runs.replay(run_id, reason="\0" + "x" * 20_000)).run()
+        canceled = await runtime.runs.cancel(run_id, reason="\0" + "x" * 20_000)
+    assert again.meta == {"kept": 1, "replay_reason": canceled.reason}
+    assert len(again.meta["replay_reason"].encode()) <= 8192
 
 
 async def test_since_and_until_bound_it(make_runtime: MakeRuntime) -> None:
