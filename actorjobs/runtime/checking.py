@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
@@ -12,8 +11,6 @@ from actorjobs.jobs import Definition, unique_digest
 from actorjobs.jobs.options import check_options, check_version
 from actorjobs.model import Envelope
 from actorjobs.retry import MOST_ATTEMPTS, Retry
-
-M = TypeVar("M", bound=Mapping[str, Any])
 
 _OPTIONS = (
     "delay",
@@ -59,8 +56,7 @@ def check_is_list(name: str, value: object) -> None:
         raise InvalidOption(f"{name}= takes a list, as in {name}=[...], not a value of type {type(value).__name__}")
 
 
-def check_is_mapping(name: str, value: M) -> M:
-    """The value; `InvalidOption` unless it is a mapping."""
+def check_is_mapping(name: str, value: object) -> None:
+    """`InvalidOption` unless it is a mapping."""
     if not isinstance(value, Mapping):
         raise InvalidOption(f"{name}= takes a dict, as in {name}={{'emails': 10}}, not a {type(value).__name__}")
-    return value

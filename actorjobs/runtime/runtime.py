@@ -90,7 +90,8 @@ class Runtime:
         }
         for name, value in lists.items():
             check_is_list(name, value)
-        self._registry = Registry(check_is_mapping("queues", queues or {}), defaults)
+        check_is_mapping("queues", queues or {})
+        self._registry = Registry(queues or {}, defaults)
         self._registry.add(jobs)
         self._defaults = defaults
         self._guard = Guard(policy)
