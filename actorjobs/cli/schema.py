@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from sqlalchemy.engine import URL
-
 from actorjobs.clock import SystemClock
 from actorjobs.config import Settings
 from actorjobs.stores import NEEDED_VERSION, open_store
@@ -35,7 +33,7 @@ async def outdated(settings: Settings) -> Outdated | None:
         return None
     store = await open_store(settings.store_url, namespace=settings.namespace, clock=SystemClock())
     try:
-        version = await store.schema_version() if _is_there(url) else None
+        version = await store.schema_version() if _is_there(str(url.database)) else None
     finally:
         await store.close()
     if version == NEEDED_VERSION or (version is not None and version not in REVISIONS):
@@ -43,6 +41,6 @@ async def outdated(settings: Settings) -> Outdated | None:
     return Outdated(url=url.render_as_string(), version=version)
 
 
-def _is_there(url: URL) -> bool:
+def _is_there(path: str) -> bool:
     """Asked first, because a look would create the file."""
-    return os.path.exists(str(url.database))
+    return os.path.exists(path)
