@@ -224,7 +224,7 @@ def kill(payload: Work) -> None:
             for fd in os.listdir("/proc/self/fd"):
                 with contextlib.suppress(OSError):
                     if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
-                        socket.socket(fileno=int(fd)).shutdown(socket.SHUT_WR)
+                        socket.fromfd(int(fd), socket.AF_UNIX, socket.SOCK_STREAM).shutdown(socket.SHUT_WR)
             time.sleep(600)
         case "close":
             os.closerange(3, int(payload.where))
