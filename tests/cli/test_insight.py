@@ -219,12 +219,12 @@ class Keyboard(io.StringIO):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "give the id of a run, or a filter"),
+        ((), "which runs? Give the id of one"),
         (("some-id", "--job", "x"), "not both"),
         (("some-id", "--dry-run"), "go with a filter"),
         (("some-id", "--limit", "2"), "go with a filter"),
         (("some-id", "--all", "--yes"), "not both"),
-        (("--limit", "2", "--yes"), "give the id of a run, or a filter"),
+        (("--limit", "2", "--yes"), "which runs? Give the id of one"),
         (("--job", "x", "--yes", "--limit", "0"), "--limit"),
         (("--all",), "no terminal"),
         (("--job", "", "--state", "canceled", "--yes"), "--job is empty"),
