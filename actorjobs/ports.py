@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from actorjobs.errors import AmbiguousRuntime, DuplicateRun, NoRuntime
@@ -35,13 +36,67 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """What a broker carries: this run, in this generation, may be due `delay` seconds from now."""
+    """What a broker carries: this run, in this generation, may be due `delay` seconds from now.
+
+    `seq` is the generation, which every write that makes the run claimable raises; None where the writer was not told
+    it: such a hint only says that something of this queue is to be looked for.
+    """
 
     run_id: str
-    seq: int
+    seq: int | None
     job: str
     queue: str
     delay: float = 0.0
+    priority: int = 4
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bid:
+    """A wish to claim the run of a hint. `takes_suspect`: also if it was lost twice."""
+
+    run_id: str
+    seq: int
+    takes_suspect: bool = False
+
+
+class Refused(StrEnum):
+    """Why a bid brought no claim."""
+
+    STALE = "stale"
+    """Nothing to do for this hint any more: another generation, taken, ended, expired, or no such run."""
+    EARLY = "early"
+    """Not due yet: `seconds` say for how long."""
+    LOCKED = "locked"
+    """It could be claimed, but somebody holds its row just now: undecided, to be asked again."""
+    SUSPECT = "suspect"
+    """It was lost twice: only a bid that takes suspects gets it."""
+    UNKNOWN = "unknown"
+    """The job, or the version of its payload, is newer than this process; or the run is held."""
+    PAUSED = "paused"
+    """Its queue is paused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The store's answer to a bid that brought no claim."""
+
+    why: Refused
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A message that is no hint of ours, kept with its bytes. `id` and `at` are the store's to give."""
+
+    queue: str
+    """The broker's name of the queue that it came from."""
+    reason: str
+    body: bytes
+    properties: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    id: str | None = None
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +143,15 @@ class Claim:
 
     @property
     def hint(self) -> Hint:
-        return Hint(run_id=self.run_id, seq=self.seq, job=self.job, queue=self.queue)
+        return Hint(
+            run_id=self.run_id,
+            seq=self.seq,
+            job=self.job,
+            queue=self.queue,
+            priority=self.priority,
+            traceparent=self.traceparent,
+            tracestate=self.tracestate,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +322,17 @@ class Transaction(Protocol):
 
 # --- the store -------------------------------------------------------------------------------------------------------
 
+PUBLISH_GRACE_SECONDS = 5.0
+"""How long a process that has made a run claimable has to publish its hint before the relay does."""
+
+PUBLISH_AHEAD_SECONDS = 900.0
+"""How long before it is due a run's hint may leave: from then on it waits in the broker."""
+
+PROMISED_SECONDS = 30.0
+"""How long a staged hint is left to the one who staged it."""
+
+LOST_AFTER_SECONDS = 30.0
+
 
 class Store(Protocol):
     """The durable record of runs in one namespace, in the verbs of the domain.
@@ -279,8 +353,11 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     # accepting
-    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
-        """Accept each envelope on its own: a conflict or an error is the answer of that one alone."""
+    async def insert(
+        self, envelopes: Sequence[Envelope], *, publish_in: float = PUBLISH_GRACE_SECONDS
+    ) -> Sequence[Accepted | Exception]:
+        """Accept each envelope on its own: a conflict or an error is the answer of that one alone. The relay publishes
+        what is not known to be published in so many seconds."""
         ...
 
     async def insert_all(self, envelopes: Sequence[Envelope], tx: Transaction | None = None) -> Sequence[Accepted]:
@@ -290,6 +367,12 @@ class Store(Protocol):
     # delivering
     async def take(self, demands: Sequence[Demand], owner: str) -> Sequence[Taken]:
         """Find and claim due runs for `owner`: highest priority first, then the longest due."""
+        ...
+
+    async def claim(self, bids: Sequence[Bid], jobs: Mapping[str, int], owner: str) -> Sequence[Claim | Refusal]:
+        """Claim the runs of these hints for `owner`, each if its generation is right, it waits, is due, not held, and
+        its job and version are among `jobs`. Rows that somebody else has locked are passed over. One answer a bid; of
+        two bids for one run the first is the one."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
@@ -305,6 +388,56 @@ class Store(Protocol):
 
     async def running(self, owner: str) -> Sequence[Claim]:
         """What the record says this owner is running."""
+        ...
+
+    # the outbox: which runs a broker has yet to be told of
+    async def identity(self) -> str:
+        """What tells the runs of this namespace in this database from all others: a UUID, made once and kept."""
+        ...
+
+    async def stage(self, limit: int) -> Sequence[Hint]:
+        """The hints of up to `limit` waiting runs whose time to be published has come, the longest overdue first. Each
+        is promised to the caller for `PROMISED_SECONDS`: nobody else is given it meanwhile."""
+        ...
+
+    async def mark_published(self, hints: Sequence[Hint]) -> None:
+        """The broker has these: they leave the outbox, where the run still waits in the hint's generation."""
+        ...
+
+    async def publish_later(self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None) -> None:
+        """Have these runs, where they still wait in the hint's generation, published in so many seconds, and not before
+        `PUBLISH_AHEAD_SECONDS` ahead of their being due. With `doubling_to` the seconds double each time this happens
+        to a run in its generation, up to so many."""
+        ...
+
+    async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
+        """Have due runs of these jobs published whose publishing was put off; how many."""
+        ...
+
+    async def note_queue(self, queue: str, *, is_absent: bool) -> None:
+        """The broker was just seen to have no message ready in this queue, or not even the queue."""
+        ...
+
+    async def restage_lost(self, queue: str, overtaken: Mapping[int, datetime], limit: int) -> int:
+        """Put up to `limit` runs back into the outbox, in the same generation, whose hints must be lost; how many.
+
+        A hint's age counts from its publishing or its being due, whichever is later. It is lost when it was published
+        before its queue was seen absent; when it was `LOST_AFTER_SECONDS` old when its queue was seen empty; or when it
+        is older than the moment that `overtaken` names for its priority. A run is given back for this reason once in a
+        minute at most, doubling to a quarter of an hour.
+        """
+        ...
+
+    async def quarantine(self, messages: Sequence[Quarantined]) -> None:
+        """Keep messages that are no hints."""
+        ...
+
+    async def quarantined(self, limit: int, after: str | None = None) -> Sequence[Quarantined]:
+        """Messages in quarantine, oldest first; those after the message of that id."""
+        ...
+
+    async def release_quarantined(self, ids: Sequence[str]) -> int:
+        """Delete these messages; how many there were."""
         ...
 
     # leases
