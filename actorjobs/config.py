@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     """`module:attribute` of the runtime that command-line workers run."""
     store_url: str = Field(default=DEFAULT_STORE, min_length=1)
     broker_url: str = Field(default=EMBEDDED, min_length=1)
+    broker_declare: bool = True
+    """Whether RabbitMQ's exchanges and queues are made where they are missing; off for a user who may not configure."""
+    broker_on_mismatch: Literal["use", "error"] = "use"
+    """What is done about a queue that exists with other arguments: use it and warn, or refuse to start."""
     namespace: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
     grace: float = Field(default=25.0, ge=0, le=86400)
     """How long running work may go on after the runtime is asked to stop."""

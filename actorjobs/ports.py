@@ -6,7 +6,7 @@ token: every write of an attempt names `(run_id, attempt, owner)` and changes no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -590,6 +590,15 @@ class Consumer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A duty to be seen to every so many seconds; `fn` returns True when there is more to do at once."""
+
+    name: str
+    seconds: float
+    fn: Callable[[], Coroutine[Any, Any, bool | None]]
+
+
 class Broker(Protocol):
     """Wakes pools. Its messages may be lost, doubled or late without harm: the store decides."""
 
@@ -598,12 +607,40 @@ class Broker(Protocol):
         """True when it is not about to deliver anything; asked under a virtual clock."""
         ...
 
-    async def open(self) -> None: ...
+    @property
+    def health(self) -> Mapping[str, str]:
+        """What is wrong, by part; empty when nothing is."""
+        ...
+
+    @property
+    def sweeps(self) -> Sequence[Sweep]:
+        """Duties of its own that a worker is to see to."""
+        ...
+
+    @property
+    def is_taking(self) -> bool:
+        """False when a hint that it were given now would be left to the relay."""
+        ...
+
+    async def open(self) -> None:
+        """Begin to publish. Waits for nobody."""
+        ...
+
+    async def start_delivering(self, wake: Callable[[str], None]) -> None:
+        """Begin to deliver. `wake(name)` has the worker see to a duty now: `control`, or a sweep of the broker's.
+        `BrokerUnavailable` and `TopologyMismatch` for what only a person can mend; not for a broker that is down."""
+        ...
+
+    async def stop_delivering(self) -> None: ...
 
     async def close(self) -> None: ...
 
     def publish(self, hints: Sequence[Hint]) -> None:
         """Announce runs whose rows are committed. Never waits, never raises for a broker that is down."""
+        ...
+
+    def signal(self) -> None:
+        """Have every process look at once at what operators wish. May be lost."""
         ...
 
     def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> Consumer:

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 
+from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
-from actorjobs.ports import Claim, Delivery, Demand, Hint, Store, Taken
+from actorjobs.ports import Claim, Delivery, Demand, Hint, Store, Sweep, Taken
 
 POLL_SECONDS = 1.0
 NEVER_POLL_SECONDS = 86400.0
@@ -58,7 +59,7 @@ class EmbeddedBroker:
         self._clock = clock
         self._random = random
         self._consumers: dict[str, EmbeddedConsumer] = {}
-        self._suspect: str | None = None
+        self._suspects = SuspectSeat()
         self._asking_suspect = asyncio.Lock()
         self._watching = AsyncExitStack()
 
@@ -66,12 +67,21 @@ class EmbeddedBroker:
         return f"EmbeddedBroker(queues={sorted(self._consumers)})"
 
     async def open(self) -> None:
+        """There is nothing to connect to."""
+
+    async def start_delivering(self, wake: Callable[[str], None]) -> None:
         if not self._clock.is_virtual:
             await self._watching.enter_async_context(self._store.watch(self._wake_all))
 
-    async def close(self) -> None:
+    async def stop_delivering(self) -> None:
         await self._watching.aclose()
         self._consumers.clear()
+
+    async def close(self) -> None:
+        """There is nothing to disconnect from."""
+
+    def signal(self) -> None:
+        """Others look twice a second by themselves."""
 
     def publish(self, hints: Sequence[Hint]) -> None:
         for queue, delay in {(hint.queue, hint.delay) for hint in hints}:
@@ -92,6 +102,18 @@ class EmbeddedBroker:
         """True when no consumer is looking for runs or about to."""
         return all(consumer.is_idle for consumer in self._consumers.values())
 
+    @property
+    def health(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def sweeps(self) -> Sequence[Sweep]:
+        return ()
+
+    @property
+    def is_taking(self) -> bool:
+        return True
+
     async def take(self, demand: Demand, owner: str) -> Taken:
         taken = await self._take(demand, owner)
         if taken.claims or not taken.suspects_due:
@@ -101,13 +123,13 @@ class EmbeddedBroker:
     async def _take_suspect(self, demand: Demand, owner: str) -> Taken | None:
         """A run that was lost before, if this process performs none already: should it kill again, it kills alone."""
         async with self._asking_suspect:
-            if self._suspect is not None:
+            if not self._suspects.is_free:
                 return None
             one = Demand(queue=demand.queue, jobs=demand.jobs, limit=1, suspects=True)
             taken = await self._take(one, owner)
             if not taken.claims:
                 return None
-            self._suspect = taken.claims[0].run_id
+            self._suspects.take(taken.claims[0].run_id)
             return taken
 
     def delivery(self, claim: Claim) -> EmbeddedDelivery:
@@ -115,9 +137,8 @@ class EmbeddedBroker:
         return EmbeddedDelivery(claim, self._suspect_done if is_suspect else None)
 
     def _suspect_done(self, run_id: str) -> None:
-        if self._suspect == run_id:
-            self._suspect = None
-            self._wake_all()
+        self._suspects.leave(run_id)
+        self._wake_all()
 
     def poll_seconds(self) -> float:
         if self._clock.is_virtual:

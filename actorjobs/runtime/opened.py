@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from dataclasses import replace
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -24,6 +25,7 @@ from actorjobs.lifecycle import WAITING
 from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState
 from actorjobs.policy import Guard
 from actorjobs.ports import Accepted, Broker, Claim, Dispatcher, Hint, Settlement, Store, Transaction
+from actorjobs.runtime.brokering import open_broker
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
@@ -93,8 +95,8 @@ class Opened:
         hooks: Hooks,
         accept_replay: Callable[[Envelope], Awaitable[Accepted]],
     ) -> None:
-        if settings.broker_url != EMBEDDED:
-            raise InvalidOption("this version delivers through the store itself: broker_url is 'embedded'")
+        if settings.broker_url != EMBEDDED and clock.is_virtual:
+            raise InvalidOption("a virtual clock moves no broker: leave broker_url at 'embedded'")
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self._registry = registry
@@ -121,13 +123,21 @@ class Opened:
             raise
         self.observers = Observers(self._hooks.observers, store=self.store)
         self.waiter = Waiter(store=self.store, clock=self._clock)
-        self.recorder = Recorder(store=self.store, clock=self._clock, on_settled=self._settled)
-        self.broker: Broker = EmbeddedBroker(
-            store=self.store, take=self.recorder.take, clock=self._clock, random=self._random
+        self.recorder = Recorder(
+            store=self.store,
+            clock=self._clock,
+            on_settled=self._settled,
+            is_published=lambda: self.broker.is_taking,
         )
+        self.broker = self._new_broker()
         await self.recorder.start()
+        await self.broker.open()
         self.queues = Queues(
-            store=self.store, declared=lambda: self._registry.queues, guard=self._guard, observe=self._observe
+            store=self.store,
+            declared=lambda: self._registry.queues,
+            guard=self._guard,
+            observe=self._observe,
+            signal=self.broker.signal,
         )
         self.runs = Runs(
             store=self.store,
@@ -138,6 +148,7 @@ class Opened:
             observe=self._observe,
             accept=self._accept_replay,
             publish=self.broker.publish,
+            signal=self.broker.signal,
             cancel_here=self._cancel_here,
         )
 
@@ -150,7 +161,18 @@ class Opened:
         if not self._clock.is_virtual and is_in_memory(self.settings.store_url):
             raise InvalidOption("a SQLite store is a file, as in sqlite:///actorjobs.db: in memory no run would last")
         return await open_store(
-            self.settings.store_url, namespace=self.settings.namespace, clock=self._clock, inline=inline
+            self.settings.store_url,
+            namespace=self.settings.namespace,
+            clock=self._clock,
+            inline=inline,
+            has_outbox=self.settings.broker_url != EMBEDDED,
+        )
+
+    def _new_broker(self) -> Broker:
+        if self.settings.broker_url == EMBEDDED:
+            return EmbeddedBroker(store=self.store, take=self.recorder.take, clock=self._clock, random=self._random)
+        return open_broker(
+            self.settings, store=self.store, claim=self.recorder.claim, clock=self._clock, random=self._random
         )
 
     async def _open_beating_store(self) -> Store:
@@ -227,6 +249,7 @@ class Opened:
             if self._crew is not None:
                 await self._crew.close()
             await self.recorder.stop()
+            await self.broker.close()
             await self.waiter.close()
             await self.observers.close()
             if self._app is not None:
@@ -257,7 +280,8 @@ class Opened:
         if self.observers:
             for envelope, answer in zip(envelopes, accepted, strict=True):
                 self._accepted(envelope, answer)
-        self.broker.publish([_hint(envelope) for envelope in envelopes])
+        now = self._clock.now()
+        self.broker.publish([_hint(*one, now) for one in zip(envelopes, accepted, strict=True)])
         if not self._clock.is_virtual:
             self.store.announce()
 
@@ -296,7 +320,9 @@ class Opened:
         if self.observers:
             self._observe_end(settlement, state)
         if state in WAITING:
-            self.broker.publish([replace(settlement.hint, delay=settlement.decision.delay)])
+            hint = settlement.hint
+            assert hint.seq is not None
+            self.broker.publish([replace(hint, seq=hint.seq + 1, delay=settlement.decision.delay)])
 
     def _log_end(self, settlement: Settlement, state: RunState | None) -> None:
         """A failure is the handler's affair, but whoever reads a worker's log wants to know."""
@@ -364,8 +390,26 @@ class Opened:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)
 
 
-def _hint(envelope: Envelope) -> Hint:
-    return Hint(run_id=envelope.id, seq=1, job=envelope.job, queue=envelope.queue, delay=envelope.delay or 0.0)
+def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:
+    """What to tell the broker: of a run that was there before, only that its queue may be looked at."""
+    return Hint(
+        run_id=accepted.run_id,
+        seq=None if accepted.existing else 1,
+        job=envelope.job,
+        queue=envelope.queue,
+        delay=_delay(envelope, now),
+        priority=envelope.priority,
+        traceparent=envelope.traceparent,
+        tracestate=envelope.tracestate,
+    )
+
+
+def _delay(envelope: Envelope, now: datetime) -> float:
+    """Seconds until it is due, by this host's clock where a moment was given: a hint may be early or late."""
+    delay = envelope.delay or 0.0
+    if envelope.run_at is None:
+        return delay
+    return max(delay, (envelope.run_at - now).total_seconds())
 
 
 def _facts(claim: Claim) -> dict[str, Any]:

@@ -16,8 +16,16 @@ class Queues:
     """The queues of this runtime's namespace, wherever they are served."""
 
     def __init__(
-        self, *, store: Store, declared: Callable[[], Iterable[str]], guard: Guard, observe: Callable[..., None]
+        self,
+        *,
+        store: Store,
+        declared: Callable[[], Iterable[str]],
+        guard: Guard,
+        observe: Callable[..., None],
+        signal: Callable[[], None],
     ) -> None:
+        """`signal()` has every process look at once at what was wished."""
+        self._signal = signal
         self._store = store
         self._declared = declared
         self._guard = guard
@@ -44,6 +52,7 @@ class Queues:
         check_words(reason=reason)
         await self._check(name)
         await self._store.set_queue(name, is_paused=True, reason=reason)
+        self._signal()
         self._observe("queue_paused", queue=name, detail={} if reason is None else {"reason": reason})
         return await self._counted(name)
 
@@ -51,6 +60,7 @@ class Queues:
         """Go on with this queue."""
         await self._check(name)
         await self._store.set_queue(name, is_paused=False)
+        self._signal()
         self._observe("queue_resumed", queue=name)
         return await self._counted(name)
 
@@ -59,6 +69,7 @@ class Queues:
         await self._check(name)
         check_concurrency(concurrency)
         await self._store.set_queue(name, concurrency=concurrency)
+        self._signal()
         self._observe("queue_scaled", queue=name, detail={"concurrency": concurrency})
         return await self._counted(name)
 

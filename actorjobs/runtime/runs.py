@@ -58,6 +58,7 @@ class Runs:
         observe: Callable[..., None],
         accept: Callable[[Envelope], Awaitable[Accepted]],
         publish: Callable[[Sequence[Hint]], None],
+        signal: Callable[[], None],
         cancel_here: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -68,6 +69,7 @@ class Runs:
         self._observe = observe
         self._accept = accept
         self._publish = publish
+        self._signal = signal
         self._cancel_here = cancel_here
         self._bulk = Bulk(store=store, guard=guard, clock=clock)
 
@@ -161,6 +163,7 @@ class Runs:
         is_asked = run.state is RunState.RUNNING
         if is_asked:
             self._cancel_here(run.id)
+            self._signal()
         if is_new:
             self._observe("cancel_requested" if is_asked else "canceled", run, detail=_who(reason, by))
 
@@ -374,7 +377,8 @@ class Runs:
 
 
 def _hint(run: Run) -> Hint:
-    return Hint(run_id=run.id, seq=0, job=run.job, queue=run.queue)
+    """Only that something of its queue is to be looked for: which generation, its row says."""
+    return Hint(run_id=run.id, seq=None, job=run.job, queue=run.queue)
 
 
 def _who(reason: str | None, by: str | None) -> dict[str, str]:

@@ -247,9 +247,10 @@ class Runtime:
     def health(self) -> dict[str, str]:
         """What is wrong, by part; empty when nothing is."""
         opened = self._open_one
+        wrong = dict(opened.broker.health)
         if opened.worker is None:
-            return {}
-        wrong = {f"queue {queue}": why for queue, why in opened.worker.holds.items()}
+            return wrong
+        wrong |= {f"queue {queue}": why for queue, why in opened.worker.holds.items()}
         if opened.worker.lease.claiming_owner is None:
             wrong["lease"] = f"not renewed for {opened.worker.lease.age:.0f} s: the store does not answer"
         return wrong

@@ -7,7 +7,7 @@ claims, settles. A settle is retried until the store answers: an outcome that ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,13 +17,28 @@ from actorjobs.codec import encode_error
 from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import Decision
 from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState, Transition
-from actorjobs.ports import Accepted, Demand, Settlement, Store, Taken
+from actorjobs.ports import (
+    PUBLISH_GRACE_SECONDS,
+    Accepted,
+    Bid,
+    Claim,
+    Demand,
+    Fence,
+    Refusal,
+    Refused,
+    Settlement,
+    Store,
+    Taken,
+)
 from actorjobs.worker.lane import Lane
 
 GROUP_LIMIT = 500
 SETTLE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 LAST_CHANCE_SECONDS = 10.0
+LATE_ANSWER_SECONDS = 5.0
+"""A claim that is answered later than this is looked at again before anything starts."""
 
+Wanted = tuple[Bid, Mapping[str, int], str]
 OnSettled = Callable[[Settlement, RunState | None], None]
 
 
@@ -32,8 +47,17 @@ class Recorder:
 
     name = "recorder"
 
-    def __init__(self, *, store: Store, clock: Clock, on_settled: OnSettled | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        on_settled: OnSettled | None = None,
+        is_published: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`is_published()` is False while this process could not publish the hints of its dispatches."""
         self._store = store
+        self._is_published = is_published
         self._clock = clock
         self._on_settled = on_settled
         self._is_running = False
@@ -43,7 +67,13 @@ class Recorder:
         self._dispatches = Lane[Envelope, Accepted](name="dispatches", commit=self._insert, limit=GROUP_LIMIT)
         self._keyed = Lane[Envelope, Accepted](name="keyed dispatches", commit=self._insert_keyed, limit=GROUP_LIMIT)
         self._takes = Lane[tuple[Demand, str], Taken](name="claims", commit=self._take, limit=GROUP_LIMIT)
+        self._claims = Lane[Wanted, Claim | Refusal](name="claims of hints", commit=self._claim, limit=GROUP_LIMIT)
         self._settles = Lane[Settlement, RunState | None](name="settles", commit=self._settle, limit=GROUP_LIMIT)
+
+    @property
+    def _publish_in(self) -> float:
+        """The relay may publish at once what the publisher has no room for."""
+        return PUBLISH_GRACE_SECONDS if self._is_published() else 0.0
 
     @property
     def is_running(self) -> bool:
@@ -61,7 +91,7 @@ class Recorder:
         self._is_running = False
 
     async def _drained(self) -> None:
-        for lane in (self._takes, self._settles, self._keyed, self._dispatches):
+        for lane in (self._takes, self._claims, self._settles, self._keyed, self._dispatches):
             await lane.drained()
 
     def statistics(self) -> Statistics:
@@ -69,7 +99,8 @@ class Recorder:
 
     @property
     def is_idle(self) -> bool:
-        return not any(len(lane) for lane in (self._dispatches, self._keyed, self._takes, self._settles))
+        lanes = (self._dispatches, self._keyed, self._takes, self._claims, self._settles)
+        return not any(len(lane) for lane in lanes)
 
     async def insert(self, envelope: Envelope) -> Accepted:
         """Accept one dispatch; answered when it is committed."""
@@ -79,6 +110,13 @@ class Recorder:
     async def take(self, demand: Demand, owner: str) -> Taken:
         """Claim due runs."""
         return await self._takes.put((demand, owner))
+
+    async def claim(
+        self, bids: Sequence[Bid], jobs: Mapping[str, int], owner: str
+    ) -> Sequence[Claim | Refusal | BaseException]:
+        """Claim the runs of hints. An error is the answer of those alone that could not be asked for."""
+        asked = [self._claims.put((bid, jobs, owner)) for bid in bids]
+        return await asyncio.gather(*asked, return_exceptions=True)
 
     async def settle(self, settlement: Settlement) -> RunState | None:
         """Record the end of an attempt; None when somebody else owns the run by now."""
@@ -97,11 +135,11 @@ class Recorder:
 
     async def _insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
         try:
-            return await self._store.insert(envelopes)
+            return await self._store.insert(envelopes, publish_in=self._publish_in)
         except StoreUnavailable:
             # One connection that died is no outage. If the first commit went through after all, the second finds the
             # very ids of this group: they are ours.
-            answers = await self._store.insert(envelopes)
+            answers = await self._store.insert(envelopes, publish_in=self._publish_in)
             return [_ours(answer, envelope) for answer, envelope in zip(answers, envelopes, strict=True)]
 
     async def _insert_keyed(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
@@ -113,9 +151,31 @@ class Recorder:
         answers: dict[int, Taken | Exception] = {}
         for owner in {owner for _, owner in asked}:
             mine = [index for index, (_, other) in enumerate(asked) if other == owner]
+            sent_at = self._clock.monotonic()
             taken = await self._store.take([asked[index][0] for index in mine], owner)
+            if self._clock.monotonic() - sent_at > LATE_ANSWER_SECONDS:
+                ours = await self._still_ours(owner)
+                taken = [replace(one, claims=[c for c in one.claims if c.fence in ours]) for one in taken]
             answers.update(zip(mine, taken, strict=True))
         return [answers[index] for index in range(len(asked))]
+
+    async def _claim(self, asked: Sequence[Wanted]) -> Sequence[Claim | Refusal | Exception]:
+        answers: dict[int, Claim | Refusal | Exception] = {}
+        for key in {(id(jobs), owner) for _, jobs, owner in asked}:
+            mine = [index for index, (_, jobs, owner) in enumerate(asked) if (id(jobs), owner) == key]
+            _, jobs, owner = asked[mine[0]]
+            sent_at = self._clock.monotonic()
+            claimed = await self._store.claim([asked[index][0] for index in mine], jobs, owner)
+            if self._clock.monotonic() - sent_at > LATE_ANSWER_SECONDS:
+                ours = await self._still_ours(owner)
+                stale = Refusal(why=Refused.STALE)
+                claimed = [stale if isinstance(c, Claim) and c.fence not in ours else c for c in claimed]
+            answers.update(zip(mine, claimed, strict=True))
+        return [answers[index] for index in range(len(asked))]
+
+    async def _still_ours(self, owner: str) -> set[Fence]:
+        """What this owner really runs: an answer that took so long may come after a rescue."""
+        return {claim.fence for claim in await self._store.running(owner)}
 
     async def _settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | Exception | None]:
         tries = 0

@@ -53,8 +53,9 @@ class BrokerService:
 
     name = "broker"
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, wake: Callable[[str], None]) -> None:
         self._broker = broker
+        self._wake = wake
         self._is_running = False
 
     @property
@@ -63,13 +64,13 @@ class BrokerService:
 
     async def start(self) -> None:
         if not self._is_running:
-            await self._broker.open()
+            await self._broker.start_delivering(self._wake)
             self._is_running = True
 
     async def stop(self) -> None:
         if self._is_running:
             self._is_running = False
-            await self._broker.close()
+            await self._broker.stop_delivering()
 
     def statistics(self) -> Statistics:
         return Statistics(name=self.name, is_running=self._is_running, starts=int(self._is_running))
@@ -114,6 +115,7 @@ class Worker:
             )
             for plan in plans
         ]
+        self._periodics: list[Periodic] = []
         self._jobs = {job: version for plan in plans for job, version in plan.jobs.items()}
         jitter = 0.0 if clock.is_virtual else 0.1  # many processes must not sweep in step
         shared: list[Service] = [
@@ -122,7 +124,11 @@ class Worker:
         ]
         if clock.is_virtual:
             # One process that owns its time: nobody can die in it, and every duty costs a step of each second.
-            duties = [BrokerService(broker), *shared, self._every("control", 1.0, self._control, jitter=0.0)]
+            duties = [
+                BrokerService(broker, self._wake),
+                *shared,
+                self._every("control", 1.0, self._control, jitter=0.0),
+            ]
         else:
             reconciler = Reconciler(store=store, lease=lease, clock=clock)
             reconcile = partial(reconciler.reconcile, self._performed, self._lost_run)
@@ -135,7 +141,8 @@ class Worker:
                     blame=blame,
                     exits_when_stuck=exits_when_stuck,
                 ),
-                BrokerService(broker),
+                BrokerService(broker, self._wake),
+                *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in broker.sweeps),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
                 self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
@@ -144,6 +151,12 @@ class Worker:
             ]
         self._periodics = [duty for duty in duties if isinstance(duty, Periodic)]
         self._tree = Tree(name="worker", children=[*duties, *self.pools])
+
+    def _wake(self, name: str) -> None:
+        """See to this duty now."""
+        for periodic in self._periodics:
+            if periodic.name == name:
+                periodic.kick()
 
     def _every(
         self, name: str, seconds: float, fn: Callable[[], Coroutine[Any, Any, bool | None]], **options: Any

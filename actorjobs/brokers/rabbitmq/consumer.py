@@ -1,0 +1,506 @@
+"""The consumer: hints of one queue come in, are claimed, and go on as deliveries to the queue's pool.
+
+A hint is acknowledged when its run is settled, or a minute after it was claimed: short work keeps the broker's exact
+flow control, and long work holds no message. The prefetch follows the free places of the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Protocol
+
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from actorjobs.brokers.rabbitmq import message
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.brokers.rabbitmq.pipeline import acknowledge
+from actorjobs.brokers.suspects import SuspectSeat
+from actorjobs.clock import Clock
+from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
+from actorjobs.ports import Bid, Claim, Delivery, Hint, Quarantined, Refusal, Refused
+
+logger = logging.getLogger("actorjobs.broker")
+
+ACK_WITHIN_SECONDS = 60.0
+EARLY_SECONDS = 0.1
+"""A hint that is early by no more waits here; an earlier one goes back to the relay."""
+LOCKED_FIRST_SECONDS = 0.02
+LOCKED_LAST_SECONDS = 1.0
+PARKED_SECONDS = 1.0
+UNKNOWN_FIRST_SECONDS = 5.0
+UNKNOWN_LAST_SECONDS = 300.0
+UNWANTED_SECONDS = 1.0
+"""How long a hint may lie here that nobody has room for, before it goes back to be had by others."""
+STEADY_SECONDS = 1.0
+"""How long the number of places must have been another one before the broker is told."""
+QUICK_SECONDS = 0.05
+"""Where a run takes less, more hints than places are fetched, so that no place waits for the next one."""
+QUICK_EXTRA = 16
+NO_LEASE_SECONDS = 0.25
+STORE_DOWN_SECONDS = 1.0
+TICK_SECONDS = 0.25
+MOST_BIDS = 200
+OVERTAKERS = 10
+"""So many younger hints claimed before an old one mean that the old one is lost."""
+
+ClaimRuns = Callable[[Sequence[Bid], Mapping[str, int], str], Awaitable[Sequence[Claim | Refusal | BaseException]]]
+
+
+class Sink(Protocol):
+    """What a consumer hands on besides deliveries."""
+
+    def put_off(self, hint: Hint, seconds: float, doubling_to: float | None, done: Callable[[], None]) -> None:
+        """Have the relay publish the hint later; `done` once that is committed."""
+        ...
+
+    def quarantine(self, what: Quarantined, done: Callable[[], None]) -> None:
+        """Keep a message that is no hint; `done` once that is committed."""
+        ...
+
+
+class Settler:
+    """Settles the deliveries of one channel, each once, many in one write; void once the channel is gone."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._open: set[int] = set()
+        self._acks: list[int] = []
+        self._nacks: list[int] = []
+        self._pending = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Deliveries that the broker still counts as ours."""
+        return len(self._open)
+
+    def received(self, tag: int) -> None:
+        self._open.add(tag)
+
+    def has(self, tag: int) -> bool:
+        """Whether the delivery is still to be settled."""
+        return tag in self._open
+
+    def void(self) -> None:
+        """The channel is gone: the broker has taken everything back."""
+        self._open.clear()
+
+    def settle(self, tag: int, *, is_done: bool) -> None:
+        """Acknowledge it, or have it delivered again. A second call does nothing."""
+        if tag in self._open:
+            self._open.discard(tag)
+            (self._acks if is_done else self._nacks).append(tag)
+            self._pending.set()
+
+    async def work(self) -> None:
+        """Write what is to be settled, as long as the channel lasts."""
+        while True:
+            await self._pending.wait()
+            self._pending.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        acks, self._acks = self._acks, []
+        nacks, self._nacks = self._nacks, []
+        if acks or nacks:
+            await acknowledge(self.channel, acks, nacks)
+
+
+class Held:
+    """A hint that has arrived and is not decided on yet."""
+
+    __slots__ = ("hint", "settler", "since", "tag", "takes_suspect", "tries")
+
+    def __init__(self, hint: Hint, tag: int, settler: Settler, since: float) -> None:
+        self.hint = hint
+        self.tag = tag
+        self.settler = settler
+        self.since = since
+        self.tries = 0
+        self.takes_suspect = False
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the broker has taken it back, with the channel it came by."""
+        return not self.settler.has(self.tag)
+
+    def ack(self) -> None:
+        self.settler.settle(self.tag, is_done=True)
+
+    def nack(self) -> None:
+        self.settler.settle(self.tag, is_done=False)
+
+
+class RabbitDelivery:
+    """A run that was claimed for a hint."""
+
+    __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached")
+
+    def __init__(self, claim: Claim, held: Held, consumer: RabbitConsumer, claimed_at: float) -> None:
+        self.claim: Claim | None = claim
+        self.held = held
+        self.claimed_at = claimed_at
+        self.is_detached = False
+        self._consumer = consumer
+
+    @property
+    def hint(self) -> Hint:
+        return self.held.hint
+
+    def ack(self) -> None:
+        self.held.ack()
+        self._consumer.done(self)
+
+    def nack(self) -> None:
+        self.ack()
+
+
+class RabbitConsumer:
+    """One queue's deliveries for one pool, over all the connections and channels there will be."""
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        name: str,
+        store_id: str,
+        jobs: Mapping[str, int],
+        owner: Callable[[], str | None],
+        claim: ClaimRuns,
+        sink: Sink,
+        suspects: SuspectSeat,
+        clock: Clock,
+        on_claimed: Callable[[Claim], None] = lambda _claim: None,
+        ack_within: float = ACK_WITHIN_SECONDS,
+    ) -> None:
+        self.queue = queue
+        self.name = name
+        self.jobs = jobs
+        self._store_id = store_id
+        self._owner = owner
+        self._claim = claim
+        self._sink = sink
+        self._suspects = suspects
+        self._on_claimed = on_claimed
+        self._clock = clock
+        self._ack_within = ack_within
+        self._ready: deque[Held] = deque()
+        self._parked: set[Held] = set()
+        self._in_hand: set[RabbitDelivery] = set()
+        self._attached: deque[RabbitDelivery] = deque()
+        self._detached = 0
+        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._is_stopped = False
+        self._is_asking = False
+        self._asked_at = 0.0
+        self._capacity = 0
+        self._pace = 1.0
+        self._newest: dict[int, list[datetime]] = {}
+        self.prefetch = 0
+        """What the broker was told; 0 while it delivers nothing."""
+        self.last_delivery = self._consuming_since = clock.monotonic()
+        self.is_consuming = False
+        self.refusals: dict[Refused, int] = dict.fromkeys(Refused, 0)
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        return (
+            f"RabbitConsumer({self.queue!r}, prefetch={self.prefetch}, ready={len(self._ready)}, "
+            f"parked={len(self._parked)}, in_hand={len(self._in_hand)}, detached={self._detached})"
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._ready
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._is_stopped
+
+    def is_starving(self, seconds: float) -> bool:
+        """Whether there is room for more, and nothing has come for so long."""
+        has_room = self.prefetch > len(self._in_hand) - self._detached + len(self._ready) + len(self._parked)
+        return has_room and self._clock.monotonic() - max(self.last_delivery, self._consuming_since) > seconds
+
+    @property
+    def overtaken(self) -> dict[int, datetime]:
+        """By priority, the moment that ten claimed hints are younger than."""
+        return {priority: times[0] for priority, times in self._newest.items() if len(times) == OVERTAKERS}
+
+    # what the pool asks for
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        capacity = limit + len(self._in_hand)
+        if not self.prefetch or capacity != self._capacity:
+            self._changed.set()
+        self._capacity, self._is_asking = capacity, True
+        try:
+            while not self._is_stopped:
+                owner = self._owner()
+                held = self._next(limit) if owner is not None else []
+                if owner is None or not held:
+                    await self._rest(NO_LEASE_SECONDS if owner is None else None)
+                    continue
+                deliveries = await self._bid(held, owner)
+                if deliveries:
+                    return deliveries
+            return []
+        finally:
+            self._is_asking = False
+            self._asked_at = self._clock.monotonic()
+
+    def _next(self, limit: int) -> list[Held]:
+        """Hints to bid for; but for one suspect at a time."""
+        chosen: list[Held] = []
+        while self._ready and len(chosen) < min(limit, MOST_BIDS):
+            held = self._ready.popleft()
+            if not held.is_void:
+                chosen.append(held)
+        return chosen
+
+    async def _rest(self, seconds: float | None) -> None:
+        self._arrived.clear()
+        if seconds is None:
+            await self._arrived.wait()
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), seconds)
+
+    async def _bid(self, held: list[Held], owner: str) -> list[Delivery]:
+        bids = [self._bid_for(one) for one in held]
+        answers = await self._claim(bids, self.jobs, owner)
+        now = self._clock.monotonic()
+        deliveries: list[Delivery] = []
+        for one, answer in zip(held, answers, strict=True):
+            if isinstance(answer, Claim):
+                deliveries.append(self._take(answer, one, now))
+                continue
+            self._no_suspect(one)
+            if isinstance(answer, Refusal):
+                self._refused(one, answer)
+            else:
+                self._park(one, STORE_DOWN_SECONDS)
+        return deliveries
+
+    def _bid_for(self, held: Held) -> Bid:
+        assert held.hint.seq is not None
+        return Bid(run_id=held.hint.run_id, seq=held.hint.seq, takes_suspect=held.takes_suspect)
+
+    def _take(self, claim: Claim, held: Held, now: float) -> RabbitDelivery:
+        delivery = RabbitDelivery(claim, held, self, now)
+        self._in_hand.add(delivery)
+        self._attached.append(delivery)
+        self._on_claimed(claim)
+        times = self._newest.setdefault(claim.priority, [])
+        moment = max(claim.inserted_at, claim.available_at)
+        if len(times) < OVERTAKERS:
+            heapq.heappush(times, moment)
+        else:
+            heapq.heappushpop(times, moment)
+        if claim.losses < LOSSES_UNTIL_SUSPECT:
+            self._no_suspect(held)
+        return delivery
+
+    def _no_suspect(self, held: Held) -> None:
+        if held.takes_suspect:
+            held.takes_suspect = False
+            self._suspects.leave(held)
+
+    def _refused(self, held: Held, refusal: Refusal) -> None:
+        self.refusals[refusal.why] += 1
+        match refusal.why:
+            case Refused.STALE:
+                held.ack()
+            case Refused.EARLY if refusal.seconds <= EARLY_SECONDS:
+                self._park(held, refusal.seconds)
+            case Refused.EARLY:
+                self._sink.put_off(held.hint, 0.0, None, held.ack)
+            case Refused.LOCKED:
+                self._park(held, min(LOCKED_FIRST_SECONDS * 2**held.tries, LOCKED_LAST_SECONDS))
+                held.tries = min(held.tries + 1, 10)
+            case Refused.SUSPECT:
+                if self._suspects.take(held):
+                    held.takes_suspect = True
+                    self._park(held, 0.0)
+                else:
+                    self._park(held, PARKED_SECONDS)
+            case Refused.UNKNOWN:
+                self._sink.put_off(held.hint, UNKNOWN_FIRST_SECONDS, UNKNOWN_LAST_SECONDS, held.ack)
+            case Refused.PAUSED:
+                self._park(held, PARKED_SECONDS)
+
+    def _park(self, held: Held, seconds: float) -> None:
+        """Ask again for this one after so many seconds."""
+        self._parked.add(held)
+        self._clock.call_later(seconds, lambda: self._unpark(held))
+
+    def _unpark(self, held: Held) -> None:
+        if held in self._parked:
+            self._parked.discard(held)
+            if held.is_void:
+                self._no_suspect(held)
+            else:
+                self._ready.append(held)
+                self._arrived.set()
+
+    def done(self, delivery: RabbitDelivery) -> None:
+        """The delivery's run is settled."""
+        if delivery not in self._in_hand:
+            return
+        self._in_hand.discard(delivery)
+        self._no_suspect(delivery.held)
+        self._pace += 0.1 * (self._clock.monotonic() - delivery.claimed_at - self._pace)
+        if delivery.is_detached:
+            self._detached -= 1
+            self._changed.set()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._arrived.set()
+        self._changed.set()
+
+    # what the broker sends
+
+    async def consume(self, link: Link) -> None:
+        """Have the broker deliver on a channel of this connection, until that ends. `BrokerUnavailable`,
+        `ChannelRefused`."""
+        channel = await link.channel()
+        settler = Settler(channel)
+        self._is_over, self.is_consuming = False, True
+        self._consuming_since = self._clock.monotonic()
+        channel.closing.add_done_callback(self._end)
+        channel.on_consumer_cancel_callbacks.add(self._end)
+        settling = asyncio.ensure_future(settler.work())
+        settling.add_done_callback(self._end)
+        try:
+            await self._follow_places(channel, settler)
+        finally:
+            self.prefetch, self.is_consuming = 0, False
+            channel.closing.remove_done_callback(self._end)
+            settling.remove_done_callback(self._end)
+            settling.cancel()
+            await asyncio.wait({settling})
+            self._forget(settler)
+            await close_channel(channel)
+
+    def _end(self, _cause: object = None) -> None:
+        """The channel has gone, or the broker has ended the consumer: begin anew."""
+        self._is_over = True
+        self._changed.set()
+
+    def consume_again(self) -> None:
+        """Begin anew on another channel: the broker has messages ready and delivers none."""
+        self._end()
+
+    async def _follow_places(self, channel: AbstractChannel, settler: Settler) -> None:
+        """Keep the prefetch at what the pool has room for."""
+        tag: str | None = None
+        differs_since: float | None = None
+        while not self._is_over:
+            wanted, now = self._wanted(), self._clock.monotonic()
+            if wanted == self.prefetch:
+                differs_since = None
+            elif differs_since is None:
+                differs_since = now
+            is_steady = differs_since is not None and now - differs_since >= STEADY_SECONDS
+            if wanted != self.prefetch and (is_steady or not self.prefetch or self._is_stopped):
+                tag = await self._consume_again(channel, settler, tag, wanted)
+                differs_since = None
+            self._look_after(now)
+            if self._is_stopped and not len(settler):
+                await settler.flush()
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), TICK_SECONDS)
+            self._changed.clear()
+
+    async def _consume_again(
+        self, channel: AbstractChannel, settler: Settler, tag: str | None, prefetch: int
+    ) -> str | None:
+        """A prefetch holds for consumers that begin after it; what the old one has unsettled counts no more."""
+        if tag is not None:
+            await guarded(channel.basic_cancel(tag))
+        self.prefetch = prefetch
+        if not prefetch:
+            return None
+        await guarded(channel.basic_qos(prefetch_count=prefetch))
+
+        async def received(delivered: DeliveredMessage) -> None:
+            self._received(delivered, settler)
+
+        answer = await guarded(channel.basic_consume(self.name, received))
+        return answer.consumer_tag
+
+    def _wanted(self) -> int:
+        """How many unsettled deliveries this consumer is good for."""
+        if self._is_stopped:
+            return 0
+        attached = len(self._in_hand) - self._detached
+        is_asking = self._is_asking or self._clock.monotonic() - self._asked_at < UNWANTED_SECONDS
+        places = self._capacity - self._detached if is_asking else attached
+        if not is_asking and len(self._in_hand) < self._capacity:
+            return attached  # nobody asks though there are places: paused
+        if self._pace > QUICK_SECONDS or self._detached:
+            return max(places, 0)
+        return places + max(places, QUICK_EXTRA)
+
+    def _received(self, delivered: DeliveredMessage, settler: Settler) -> None:
+        tag = delivered.delivery_tag
+        assert tag is not None
+        now = self._clock.monotonic()
+        self.last_delivery = now
+        settler.received(tag)
+        decoded = message.decode(delivered.body, store=self._store_id, queue=self.queue)
+        if isinstance(decoded, Hint):
+            self._ready.append(Held(decoded, tag, settler, now))
+            self._arrived.set()
+            return
+        logger.error("queue %s: a message %s: it goes into quarantine", self.queue, decoded.reason)
+        self._sink.quarantine(
+            quarantined(delivered, self.name, decoded.reason), lambda: settler.settle(tag, is_done=True)
+        )
+
+    def _look_after(self, now: float) -> None:
+        """Acknowledge what has been running for long; give back what nobody has room for."""
+        while self._attached and (
+            self._attached[0] not in self._in_hand or now - self._attached[0].claimed_at >= self._ack_within
+        ):
+            delivery = self._attached.popleft()
+            if delivery in self._in_hand:
+                delivery.is_detached = True
+                self._detached += 1
+                delivery.held.ack()
+        patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
+        if not self._is_asking and self._ready and now - self._ready[0].since >= patience:
+            self._pace = max(self._pace, 1.0)
+            for held in self._ready:
+                held.nack()
+            self._ready.clear()
+        longest = 0.0 if self._is_stopped else self._ack_within
+        for held in [held for held in self._parked if now - held.since >= longest]:
+            self._parked.discard(held)
+            self._no_suspect(held)
+            held.nack()
+
+    def _forget(self, settler: Settler) -> None:
+        """The channel is gone: the broker delivers again whatever was unsettled on it. What runs goes on."""
+        settler.void()
+        self._ready = deque(held for held in self._ready if held.settler is not settler)
+        for held in [held for held in self._parked if held.settler is settler]:
+            self._parked.discard(held)
+            self._no_suspect(held)
+
+
+def quarantined(delivered: DeliveredMessage, queue: str, reason: str) -> Quarantined:
+    """A message as it is kept: its bytes, and what it said of itself."""
+    properties: Any = delivered.header.properties
+    names = ("content_type", "message_id", "correlation_id", "app_id", "message_type", "headers", "timestamp")
+    said = {name: getattr(properties, name, None) for name in names}
+    said |= {"exchange": delivered.exchange, "routing_key": delivered.routing_key}
+    kept = {name: value for name, value in said.items() if value is not None}
+    return Quarantined(queue=queue, reason=reason, body=delivered.body, properties=kept)

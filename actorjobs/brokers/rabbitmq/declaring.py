@@ -1,0 +1,199 @@
+"""Bringing a topology into being, and holding it against what there is."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.brokers.rabbitmq.topology import Binding, Exchange, Parts, Queue, Topology
+from actorjobs.errors import BrokerUnavailable, TopologyMismatch
+
+logger = logging.getLogger("actorjobs.broker")
+
+OnMismatch: TypeAlias = Literal["use", "error"]
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)'.*received (?:the value )?(?P<wanted>.*?)(?: of type '[^']+')? but current "
+    r"is (?:the value )?(?P<found>.*?)(?: of type '[^']+')?$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One part that is missing, or whose argument differs."""
+
+    part: str
+    problem: Literal["missing", "differs", "refused"]
+    argument: str | None = None
+    wanted: str | None = None
+    found: str | None = None
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.problem == "missing":
+            return f"{self.part} is missing"
+        if self.argument is None:
+            return f"{self.part}: {self.detail}"
+        return f"{self.part}: {self.argument} is {self.found} there and should be {self.wanted}"
+
+
+class Declarer:
+    """Declares parts, by a mode: with `may_declare` off (a user without the right to configure) it only looks."""
+
+    def __init__(self, topology: Topology, *, may_declare: bool = True, on_mismatch: OnMismatch = "use") -> None:
+        self.topology = topology
+        self._may_declare = may_declare
+        self._on_mismatch = on_mismatch
+        self._told: set[str] = set()
+
+    async def base(self, link: Link) -> None:
+        """Have everything that all queues share. `TopologyMismatch`, `BrokerUnavailable`."""
+        await self._all(link, self.topology.base())
+
+    async def queue(self, link: Link, queue: str) -> bool:
+        """Have the work queue; True when it was absent, so that all it held is lost."""
+        parts = self.topology.of_queue(queue)
+        was_absent = not await _exists(link, parts.queues[0])
+        await self._all(link, parts)
+        return was_absent
+
+    async def _all(self, link: Link, parts: Parts) -> None:
+        """All parts on one channel, and a new one after each that the broker refuses."""
+        channel = await link.channel()
+        try:
+            for part in parts.all:
+                if not self._may_declare and isinstance(part, Binding):
+                    continue  # nobody can look at one without the right to make it
+                try:
+                    await _declare(channel, part, is_passive=not self._may_declare)
+                except (ChannelPreconditionFailed, ChannelNotFoundEntity, ChannelAccessRefused) as error:
+                    self._refused(part, error)
+                    channel = await link.channel()
+                except ChannelLockedResource as error:
+                    raise BrokerUnavailable(f"{_named(part)}: {error}") from error
+        finally:
+            await close_channel(channel)
+
+    def _refused(self, part: Exchange | Queue | Binding, error: Exception) -> None:
+        difference = _difference(part, error)
+        if isinstance(error, ChannelNotFoundEntity) and "home node" in str(error):
+            raise BrokerUnavailable(f"{_named(part)}: {error}") from error
+        if difference.problem != "differs" or self._on_mismatch == "error":
+            raise TopologyMismatch(f"{difference}; {_advice(difference)}") from None
+        if difference.part not in self._told:
+            self._told.add(difference.part)
+            logger.warning("broker: %s; it is used as it is", difference)
+
+    async def verify(self, link: Link, queues: list[str]) -> list[Difference]:
+        """How what there is differs from what there should be. Changes nothing."""
+        return [difference async for difference in self._differences(link, queues)]
+
+    async def _differences(self, link: Link, queues: list[str]) -> AsyncIterator[Difference]:
+        for parts in (self.topology.base(), *(self.topology.of_queue(queue) for queue in queues)):
+            for part in parts.named:
+                # Declaring what exists compares and changes nothing; what is missing would be made.
+                for is_passive in (True, False):
+                    error = await _refusal(link, part, is_passive=is_passive)
+                    if error is not None:
+                        yield _difference(part, error)
+                        break
+
+
+async def _refusal(link: Link, part: Exchange | Queue, *, is_passive: bool) -> Exception | None:
+    channel = await link.channel()
+    try:
+        await _declare(channel, part, is_passive=is_passive)
+    except (ChannelPreconditionFailed, ChannelNotFoundEntity, ChannelAccessRefused, ChannelLockedResource) as error:
+        return error
+    else:
+        return None
+    finally:
+        await close_channel(channel)
+
+
+async def _exists(link: Link, queue: Queue) -> bool:
+    error = await _refusal(link, queue, is_passive=True)
+    if isinstance(error, ChannelLockedResource) or (error is not None and "home node" in str(error)):
+        raise BrokerUnavailable(f"queue {queue.name}: {error}")
+    return error is None
+
+
+async def count_ready(channel: AbstractChannel, name: str) -> int:
+    """How many messages of the queue are ready to be delivered. `ChannelRefused` when there is no such queue."""
+    answer = await guarded(channel.queue_declare(name, passive=True))
+    return answer.message_count or 0
+
+
+async def _declare(channel: AbstractChannel, part: Exchange | Queue | Binding, *, is_passive: bool) -> None:
+    match part:
+        case Exchange(name, kind, arguments):
+            await guarded(
+                channel.exchange_declare(
+                    name, exchange_type=kind, durable=True, passive=is_passive, arguments=dict(arguments)
+                )
+            )
+        case Queue(name, arguments):
+            await guarded(channel.queue_declare(name, durable=True, passive=is_passive, arguments=dict(arguments)))
+        case Binding(source, target, key, is_to_queue):
+            bind: Callable[..., Awaitable[Any]] = channel.queue_bind if is_to_queue else channel.exchange_bind
+            await guarded(bind(target, source, key))
+
+
+def _named(part: Exchange | Queue | Binding) -> str:
+    match part:
+        case Exchange():
+            return f"exchange {part.name}"
+        case Queue():
+            return f"queue {part.name}"
+        case Binding():
+            return f"binding of {part.target} to {part.source}"
+
+
+def _difference(part: Exchange | Queue | Binding, error: Exception) -> Difference:
+    said = " ".join(str(error).split())
+    if isinstance(error, ChannelNotFoundEntity):
+        return Difference(part=_named(part), problem="missing", detail=said)
+    if not isinstance(error, ChannelPreconditionFailed):
+        return Difference(part=_named(part), problem="refused", detail=said)
+    found = _INEQUIVALENT.search(said)
+    if found is None:
+        return Difference(part=_named(part), problem="differs", detail=said)
+    return Difference(
+        part=_named(part),
+        problem="differs",
+        argument=found["argument"],
+        wanted=found["wanted"].strip("'"),
+        found=found["found"].strip("'"),
+        detail=said,
+    )
+
+
+def _advice(difference: Difference) -> str:
+    if difference.problem == "missing":
+        return "somebody with the right to configure has to run `actorjobs topology apply` first"
+    if difference.problem == "refused":
+        return "give this user the right, or set broker_declare=false once an administrator has applied the topology"
+    return "delete it when it is empty and let it be made again, or set broker_on_mismatch=use"
+
+
+def names(parts: Parts) -> Iterator[str]:
+    """The parts in words, as `topology show` has them."""
+    for exchange in parts.exchanges:
+        yield f"exchange {exchange.name} ({exchange.kind}) {dict(exchange.arguments) or ''}".rstrip()
+    for queue in parts.queues:
+        yield f"queue {queue.name} {dict(queue.arguments)}"
+    for binding in parts.bindings:
+        kind = "queue" if binding.is_to_queue else "exchange"
+        yield f"binding {binding.source} -> {kind} {binding.target} [{binding.key}]"

@@ -1,0 +1,44 @@
+"""The delay ladder: a hint that is due later climbs down through queues of constant time to live.
+
+The delay is written in binary, in units of 20 ms; each set bit is one queue to wait in, each clear bit is passed over
+by a binding between exchanges. Every queue has one time to live for all its messages: none waits behind another.
+"""
+
+from __future__ import annotations
+
+LEVELS = 16
+UNIT_MS = 20
+LONGEST_MS = ((1 << LEVELS) - 1) * UNIT_MS
+
+FEW_BITS = 4
+"""Each bit is a hop through a queue: a delay that need not be exact is rounded up to so many."""
+
+
+def units_of(seconds: float) -> int:
+    """Whole units in a delay, rounded down: what is left of it, the hint waits out where it arrives."""
+    return min(max(0, int(seconds * 1000) // UNIT_MS), (1 << LEVELS) - 1)
+
+
+def level_of(units: int) -> int:
+    """The highest level that a delay of so many units has to wait in."""
+    return units.bit_length() - 1
+
+
+def routing_key(units: int, queue: str) -> str:
+    """The bits, the most significant first, and then the queue where the hint is to arrive."""
+    return ".".join(format(units, f"0{LEVELS}b")) + "." + queue
+
+
+def waits_here(level: int) -> str:
+    """What the keys of hints have in common that wait on this level."""
+    return "*." * (LEVELS - 1 - level) + "1.#"
+
+
+def passes_by(level: int) -> str:
+    """What the keys of hints have in common that do not wait on this level."""
+    return "*." * (LEVELS - 1 - level) + "0.#"
+
+
+def arrives_at(queue: str) -> str:
+    """What matches the keys for this very queue. (`#.b` would match those for `a.b` as well.)"""
+    return "*." * LEVELS + queue

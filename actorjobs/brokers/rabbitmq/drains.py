@@ -1,0 +1,83 @@
+"""What nobody could deliver: hints that came too often without being acknowledged, and hints whose queue was not there.
+
+Neither says anything about a run, so each is only sent again. What is no hint goes into quarantine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from aiormq.abc import DeliveredMessage
+
+from actorjobs.brokers.rabbitmq import message
+from actorjobs.brokers.rabbitmq.consumer import Settler, quarantined
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.clock import Clock
+from actorjobs.errors import StoreUnavailable
+from actorjobs.ports import Hint, Store
+
+logger = logging.getLogger("actorjobs.broker")
+
+GROUP = 200
+RESENT_FIRST_SECONDS = 1.0
+RESENT_LAST_SECONDS = 60.0
+STORE_DOWN_SECONDS = 1.0
+
+
+class Drain:
+    """Empties one of the two queues."""
+
+    def __init__(self, *, name: str, store: Store, store_id: str, clock: Clock) -> None:
+        self.name = name
+        self.drained = 0
+        self._store = store
+        self._store_id = store_id
+        self._clock = clock
+
+    async def work(self, link: Link) -> None:
+        """Empty it as long as the connection lasts. `BrokerUnavailable`, `ChannelRefused`."""
+        channel = await link.channel()
+        settler = Settler(channel)
+        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        channel.closing.add_done_callback(lambda _: arrived.put_nowait(None))
+        channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
+        try:
+            await guarded(channel.basic_qos(prefetch_count=GROUP))
+            await guarded(channel.basic_consume(self.name, arrived.put))
+            while True:
+                group = [await arrived.get()]
+                while not arrived.empty() and len(group) < GROUP:
+                    group.append(arrived.get_nowait())
+                messages = [one for one in group if one is not None]
+                await self._handle(messages)
+                for one in messages:
+                    tag: Any = one.delivery_tag
+                    settler.received(tag)
+                    settler.settle(tag, is_done=True)
+                await settler.flush()
+                if len(messages) < len(group):
+                    return
+        finally:
+            await close_channel(channel)
+
+    async def _handle(self, messages: Sequence[DeliveredMessage]) -> None:
+        """Written before they are acknowledged; tried again for as long as the store does not answer."""
+        decoded = [(one, message.decode(one.body, store=self._store_id, queue="")) for one in messages]
+        hints = [what for _, what in decoded if isinstance(what, Hint)]
+        foreign = [quarantined(one, self.name, what.reason) for one, what in decoded if not isinstance(what, Hint)]
+        while True:
+            try:
+                if hints:
+                    await self._store.publish_later(hints, RESENT_FIRST_SECONDS, doubling_to=RESENT_LAST_SECONDS)
+                    hints = []
+                if foreign:
+                    await self._store.quarantine(foreign)
+                break
+            except StoreUnavailable:
+                await self._clock.sleep(STORE_DOWN_SECONDS)
+        self.drained += len(messages)
+        if messages:
+            logger.warning("broker: %d messages came out of %s", len(messages), self.name)

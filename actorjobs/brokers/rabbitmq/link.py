@@ -1,0 +1,135 @@
+"""One connection to the broker, with what its driver leaves open closed: no await of the driver's can hang for ever or
+end in a cancellation that nobody asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import aio_pika
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import (
+    AMQPChannelError,
+    AMQPError,
+    AuthenticationError,
+    ChannelInvalidStateError,
+    ConnectionNotAllowed,
+    ProbableAuthenticationError,
+)
+
+from actorjobs.actors import is_being_cancelled
+from actorjobs.brokers.rabbitmq.address import Address
+from actorjobs.errors import BrokerUnavailable
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+
+ChannelRefused = AMQPChannelError
+"""The broker's answer to a request that it will not fulfil (403 to 406): the channel is gone, the link lives."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker is there and will not have us: a wrong password, or a virtual host that does not exist."""
+
+
+async def guarded(work: Awaitable[T], *, timeout: float | None = TIMEOUT_SECONDS) -> T:
+    """What the driver's call gives. `BrokerUnavailable` when the connection dies meanwhile or the broker is silent;
+    `ChannelRefused` when it says no.
+
+    A connection that dies cancels who waits for it: inside a task group that would end the group without a word.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await work
+    except asyncio.CancelledError as error:
+        if is_being_cancelled():
+            raise
+        raise BrokerUnavailable("the connection to the broker was lost") from error
+    except ChannelRefused:
+        raise
+    except TimeoutError as error:
+        raise BrokerUnavailable(f"the broker did not answer within {timeout:g} s") from error
+    except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
+        raise BrokerUnavailable(f"the connection to the broker was lost: {_said(error)}") from error
+
+
+class Link:
+    """A connection that is open, or was."""
+
+    def __init__(self, connection: AbstractConnection, host: str) -> None:
+        self._connection = connection
+        self.host = host
+        self.lost: asyncio.Future[Any] = connection.closing
+
+    @classmethod
+    async def connect(cls, address: Address, host: str, port: int, *, name: str) -> Link:
+        """Connect to one host. `BrokerUnavailable`."""
+        url = address.url(host, port)
+        properties: Any = {"connection_name": name}
+        try:
+            opening = aio_pika.connect(url, timeout=TIMEOUT_SECONDS, client_properties=properties)
+            connection = await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
+        except BrokerUnavailable as error:
+            cause = error.__cause__
+            is_refusal = isinstance(cause, AuthenticationError | ProbableAuthenticationError | ConnectionNotAllowed)
+            kind = BrokerRefused if is_refusal else BrokerUnavailable
+            raise kind(f"{host}:{port}: {error if cause is None else _said(cause)}") from None
+        assert connection.transport is not None
+        return cls(connection.transport.connection, f"{host}:{port}")
+
+    @property
+    def version(self) -> str:
+        """The broker's version."""
+        properties: Any = self._connection.server_properties
+        return str(properties.get("version", "unknown"))
+
+    @property
+    def is_lost(self) -> bool:
+        return self.lost.done()
+
+    @property
+    def why_lost(self) -> str:
+        """Why the connection ended."""
+        if not self.lost.done() or self.lost.cancelled() or (error := self.lost.exception()) is None:
+            return "the connection was closed"
+        return _said(error)
+
+    async def is_blocked(self) -> bool:
+        """Whether the broker has stopped reading from this connection, for want of memory or disk."""
+        ready = asyncio.ensure_future(self._connection.ready())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        try:
+            return not ready.done() and not self.is_lost
+        finally:
+            ready.cancel()
+
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """A new channel. `BrokerUnavailable`."""
+        return await guarded(self._connection.channel(publisher_confirms=confirms, on_return_raises=True))
+
+    async def close(self) -> None:
+        """End the connection, however that goes; also inside a scope that is being canceled."""
+        closing = asyncio.ensure_future(self._connection.close())
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if not closing.done():
+            closing.cancel()
+        elif not closing.cancelled():
+            closing.exception()
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    """End a channel, whether or not it still lives."""
+    with suppress(BrokerUnavailable, ChannelRefused):
+        await guarded(channel.close(), timeout=CLOSE_SECONDS)
+
+
+def _said(error: BaseException) -> str:
+    """The error in one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
