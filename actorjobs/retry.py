@@ -78,6 +78,20 @@ class Fixed:
         return self.delay
 
 
+LADDER_UNIT_SECONDS = 0.02
+"""What a broker's ladder of delay queues counts in."""
+_FEW_BITS = 4
+
+
+def _coarse(seconds: float, longest: float) -> float:
+    """The delay, lengthened to few binary digits if it may: each of them is a queue to wait in on the ladder."""
+    units = math.ceil(seconds / LADDER_UNIT_SECONDS)
+    while units.bit_count() > _FEW_BITS:
+        units += units & -units
+    coarse = units * LADDER_UNIT_SECONDS
+    return coarse if coarse <= longest else seconds
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class Exponential:
     """`base * factor ** (failures - 1)` seconds, at most `cap`, then up to `jitter` (a fraction) longer.
@@ -109,7 +123,10 @@ class Exponential:
             grown = self.base * self.factor ** (failures - 1)
         except OverflowError:
             grown = self.cap
-        return min(grown, self.cap) * (1 + self.jitter * random())
+        shortest = min(grown, self.cap)
+        if not self.jitter:
+            return shortest
+        return _coarse(shortest * (1 + self.jitter * random()), longest=shortest * (1 + self.jitter))
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from actorjobs.cli import db, make, queues, runs
+from actorjobs.cli import db, make, quarantine, queues, runs, topology
 from actorjobs.cli.check import check
 from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.doctor import doctor
@@ -31,6 +31,8 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.add_typer(queues.app, name="queues")
 app.add_typer(db.app, name="db")
+app.add_typer(topology.app, name="topology")
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(make.app, name="make")
 app.command()(dispatch)
 app.command()(check)
@@ -110,3 +112,6 @@ def _log(level: str) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
     )
     logging.getLogger("actorjobs").setLevel(number)
+    for driver in ("aiormq", "aio_pika"):
+        # They tell of each lost connection several times, with tracebacks; our own log says it once.
+        logging.getLogger(driver).setLevel(logging.CRITICAL)

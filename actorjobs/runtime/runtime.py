@@ -27,6 +27,7 @@ from actorjobs.policy import Guard, Policy
 from actorjobs.ports import (
     Accepted,
     Broker,
+    Quarantined,
     Transaction,
     close_dispatcher,
     dispatching_through,
@@ -272,6 +273,16 @@ class Runtime:
         store = self._open_one.store
         repaired = await repair(store, self._clock) if is_repairing else []
         return [*repaired, *await examine(store)]
+
+    async def quarantined(self, *, limit: int = 50, after: str | None = None) -> Sequence[Quarantined]:
+        """Messages that came from the broker and are no hints of ours, oldest first; those after that id."""
+        await self._guard.runs()
+        return await self._open_one.store.quarantined(limit, after)
+
+    async def release_quarantined(self, ids: Sequence[str]) -> int:
+        """Forget these messages; how many there were."""
+        await self._guard.runs()
+        return await self._open_one.store.release_quarantined(ids)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of every pool, by queue."""

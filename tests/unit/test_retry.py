@@ -32,7 +32,8 @@ def delays(retry: Retry, count: int, random: Callable[[], float] = least) -> lis
 
 def test_the_default_is_five_attempts_and_grows_from_15_seconds() -> None:
     assert Retry().attempts == 5
-    assert delays(Retry(), 4) == [15, 30, 60, 120]
+    # A little longer, so that each delay has few binary digits for the ladder of a broker.
+    assert delays(Retry(), 4) == pytest.approx([15.36, 30.72, 61.44, 122.88])
 
 
 def test_exponential_stays_at_its_cap() -> None:
@@ -46,7 +47,7 @@ def test_exponential_survives_any_number_of_failures() -> None:
 
 def test_jitter_lengthens_even_beyond_the_cap() -> None:
     backoff = Exponential(base=100, factor=2, cap=100, jitter=0.5)
-    assert backoff.after(1, least) == 100
+    assert backoff.after(1, least) == pytest.approx(102.4)
     assert 149.9 < backoff.after(1, most) <= 150
 
 
@@ -54,6 +55,14 @@ def test_jitter_lengthens_even_beyond_the_cap() -> None:
 def test_jitter_never_shortens(failures: int, dice: float, jitter: float) -> None:
     plain = Exponential(jitter=0).after(failures, least)
     assert plain <= Exponential(jitter=jitter).after(failures, lambda: dice) <= plain * (1 + jitter)
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_jittered_delay_has_few_binary_digits_where_its_jitter_has_room(dice: float) -> None:
+    delay = Exponential(base=100, factor=2, cap=100, jitter=0.5).after(1, lambda: dice)
+    units = delay / 0.02
+    assert round(units).bit_count() <= 4 or delay > 150 / 1.07
+    assert 100 <= delay <= 150
 
 
 def test_fixed_is_always_the_same() -> None:

@@ -2,6 +2,17 @@
 
 from actorjobs.brokers.rabbitmq.address import Address, parse_address
 from actorjobs.brokers.rabbitmq.broker import RabbitBroker
+from actorjobs.brokers.rabbitmq.declaring import Declarer, Difference, described
+from actorjobs.brokers.rabbitmq.link import connected
 from actorjobs.brokers.rabbitmq.topology import Topology
 
-__all__ = ["Address", "RabbitBroker", "Topology", "parse_address"]
+__all__ = [
+    "Address",
+    "Declarer",
+    "Difference",
+    "RabbitBroker",
+    "Topology",
+    "connected",
+    "described",
+    "parse_address",
+]

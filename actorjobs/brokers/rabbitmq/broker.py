@@ -42,6 +42,7 @@ LOST_HINTS = 5000
 OVERTAKEN_BY = timedelta(seconds=60)
 SILENT_SECONDS = 20.0
 """A consumer that has room, whose queue has messages ready, and which got none for so long, is begun anew."""
+SILENCE_SECONDS = 2.0
 TICK_SECONDS = 0.25
 LAST_CHANCE_SECONDS = 5.0
 CONSUME_AGAIN_SECONDS = 0.5
@@ -79,6 +80,7 @@ class RabbitBroker:
         self._random = random
         self._ack_within = ack_within
         self._store_id = ""
+        self._active_at = clock.monotonic()
         self._name = new_id()[-12:]
         self._suspects = SuspectSeat()
         self._consumers: dict[str, RabbitConsumer] = {}
@@ -100,7 +102,12 @@ class RabbitBroker:
 
     @property
     def is_idle(self) -> bool:
-        return self.publisher.is_idle and all(consumer.is_idle for consumer in self._consumers.values())
+        """True after a while of silence on a connection that stands: what a broker holds, nobody else can tell."""
+        lasts = [consumer.last_delivery for consumer in self._consumers.values()]
+        is_silent = self._clock.monotonic() - max([self._active_at, *lasts]) > SILENCE_SECONDS
+        is_connected = not self._consumers or self._consuming.health is None
+        is_resting = self.publisher.is_idle and all(consumer.is_idle for consumer in self._consumers.values())
+        return is_silent and is_connected and is_resting
 
     @property
     def health(self) -> Mapping[str, str]:
@@ -133,6 +140,7 @@ class RabbitBroker:
     async def start_delivering(self, wake: Callable[[str], None]) -> None:
         """Begin to deliver. Waits for the first try to connect: `BrokerRefused` and `TopologyMismatch` end it."""
         self._wake = wake
+        self._active_at = self._clock.monotonic()
         self._store_id = await self._store.identity()
         self._writer.start()
         self._consuming.start()
@@ -279,6 +287,8 @@ class RabbitBroker:
             return False
         hints = await self._store.stage(min(RELAY_HINTS, CAPACITY))
         self.publisher.put(hints)
+        if hints:
+            self._active_at = self._clock.monotonic()
         return len(hints) == RELAY_HINTS
 
     async def find_lost(self) -> bool:

@@ -188,8 +188,8 @@ def _advice(difference: Difference) -> str:
     return "delete it when it is empty and let it be made again, or set broker_on_mismatch=use"
 
 
-def names(parts: Parts) -> Iterator[str]:
-    """The parts in words, as `topology show` has them."""
+def described(parts: Parts) -> Iterator[str]:
+    """The parts in words, a line each."""
     for exchange in parts.exchanges:
         yield f"exchange {exchange.name} ({exchange.kind}) {dict(exchange.arguments) or ''}".rstrip()
     for queue in parts.queues:

@@ -6,12 +6,10 @@ by a binding between exchanges. Every queue has one time to live for all its mes
 
 from __future__ import annotations
 
-LEVELS = 16
-UNIT_MS = 20
-LONGEST_MS = ((1 << LEVELS) - 1) * UNIT_MS
+from actorjobs.retry import LADDER_UNIT_SECONDS
 
-FEW_BITS = 4
-"""Each bit is a hop through a queue: a delay that need not be exact is rounded up to so many."""
+LEVELS = 16
+UNIT_MS = round(1000 * LADDER_UNIT_SECONDS)
 
 
 def units_of(seconds: float) -> int:

@@ -4,8 +4,8 @@ end in a cancellation that nobody asked for."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aio_pika
@@ -60,7 +60,8 @@ async def guarded(work: Awaitable[T], *, timeout: float | None = TIMEOUT_SECONDS
 class Link:
     """A connection that is open, or was."""
 
-    def __init__(self, connection: AbstractConnection, host: str) -> None:
+    def __init__(self, outer: aio_pika.abc.AbstractConnection, connection: AbstractConnection, host: str) -> None:
+        self._outer = outer
         self._connection = connection
         self.host = host
         self.lost: asyncio.Future[Any] = connection.closing
@@ -79,7 +80,7 @@ class Link:
             kind = BrokerRefused if is_refusal else BrokerUnavailable
             raise kind(f"{host}:{port}: {error if cause is None else _said(cause)}") from None
         assert connection.transport is not None
-        return cls(connection.transport.connection, f"{host}:{port}")
+        return cls(connection, connection.transport.connection, f"{host}:{port}")
 
     @property
     def version(self) -> str:
@@ -114,13 +115,31 @@ class Link:
 
     async def close(self) -> None:
         """End the connection, however that goes; also inside a scope that is being canceled."""
-        closing = asyncio.ensure_future(self._connection.close())
+        closing = asyncio.ensure_future(self._outer.close())
         with suppress(asyncio.CancelledError):
             await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         if not closing.done():
             closing.cancel()
         elif not closing.cancelled():
             closing.exception()
+
+
+@asynccontextmanager
+async def connected(address: Address, *, name: str) -> AsyncGenerator[Link]:
+    """A connection to the first host that answers, for as long as the block lasts. `BrokerUnavailable`."""
+    problems: list[str] = []
+    for host, port in address.hosts:
+        try:
+            link = await Link.connect(address, host, port, name=name)
+        except BrokerUnavailable as error:
+            problems.append(str(error))
+            continue
+        try:
+            yield link
+        finally:
+            await link.close()
+        return
+    raise BrokerUnavailable("; ".join(problems))
 
 
 async def close_channel(channel: AbstractChannel) -> None:

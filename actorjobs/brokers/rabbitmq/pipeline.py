@@ -71,7 +71,7 @@ def _frames(message: Message) -> tuple[Any, ...]:
     return (
         commands.Basic.Publish(exchange=message.exchange, routing_key=message.key, mandatory=message.is_mandatory),
         ContentHeader(body_size=len(message.body), properties=properties),
-        ContentBody(message.body),
+        *([ContentBody(message.body)] if message.body else []),
     )
 
 

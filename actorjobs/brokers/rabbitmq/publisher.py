@@ -26,6 +26,7 @@ from actorjobs.brokers.rabbitmq.pipeline import Message, publish
 from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, Store
+from actorjobs.retry import LADDER_UNIT_SECONDS
 
 logger = logging.getLogger("actorjobs.broker")
 
@@ -234,7 +235,9 @@ class Publisher:
 
     def _message(self, pending: Pending) -> Message:
         hint, topology = pending.hint, self._declarer.topology
-        left = max(0.0, pending.due - self._clock.monotonic())
+        now = self._clock.monotonic()
+        # A delay of few binary digits is not to get many for the moment that it waited here.
+        left = hint.delay if now - pending.since < LADDER_UNIT_SECONDS else max(0.0, pending.due - now)
         units = delays.units_of(left)
         headers = {"traceparent": hint.traceparent, "tracestate": hint.tracestate}
         return Message(
