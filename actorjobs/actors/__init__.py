@@ -7,7 +7,7 @@ from actorjobs.actors.mailbox import Mailbox, MailboxClosed, MailboxFull
 from actorjobs.actors.periodic import Periodic, PeriodicStatistics
 from actorjobs.actors.service import Cancelled, Service, StartInterrupted, Statistics, TaskService, Watcher
 from actorjobs.actors.supervisor import Supervisor, SupervisorStatistics
-from actorjobs.actors.timing import Backoff, is_being_cancelled, within
+from actorjobs.actors.timing import Backoff, within
 from actorjobs.actors.tree import Tree, TreeStatistics
 
 __all__ = [
@@ -36,6 +36,5 @@ __all__ = [
     "Tree",
     "TreeStatistics",
     "Watcher",
-    "is_being_cancelled",
     "within",
 ]

@@ -40,6 +40,7 @@ class Pair:
 
     store: str
     broker: str
+    namespace: str = "default"
 
 
 class Work(BaseModel):
@@ -111,6 +112,7 @@ class BrokerSuite:
                 runtime = Runtime(
                     store=pair.store,
                     broker=pair.broker,
+                    namespace=pair.namespace,
                     jobs=self.JOBS if jobs is None else jobs,
                     queues=queues,
                     context=lambda: nullcontext(seen),
@@ -125,7 +127,13 @@ class BrokerSuite:
     @pytest_asyncio.fixture
     async def client(self, pair: Pair) -> AsyncGenerator[Runtime]:
         """A process that only dispatches and manages."""
-        runtime = Runtime(store=pair.store, broker=pair.broker, jobs=[*self.JOBS, newer], queues={"b": 1, "a.b": 1})
+        runtime = Runtime(
+            store=pair.store,
+            broker=pair.broker,
+            namespace=pair.namespace,
+            jobs=[*self.JOBS, newer],
+            queues={"b": 1, "a.b": 1},
+        )
         async with runtime.client():
             yield runtime
 
@@ -267,7 +275,7 @@ class BrokerSuite:
     async def test_a_job_that_no_worker_knows_is_kept_for_one_that_does(
         self, serve: Open, client: Runtime, seen: Seen
     ) -> None:
-        await serve()
+        older = await serve()
         handle = await client.dispatch(newer, Work())
         plain = await client.dispatch(work, Work())
         assert await plain.result(timeout=20) == "attempt 1"
@@ -275,6 +283,7 @@ class BrokerSuite:
         run = await handle.run()
         assert run.state is RunState.QUEUED
         assert run.attempt == 0
+        await older.close()
         await serve(jobs=[work, newer])
         assert await handle.result(timeout=20) == "known now"
 

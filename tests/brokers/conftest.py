@@ -3,5 +3,3 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite("actorjobs.testing.broker_suite")
-
-from tests.contract.conftest import *  # noqa: E402,F403

@@ -223,24 +223,28 @@ class RabbitBroker:
             Drain(name=name, store=self._store, store_id=self._store_id, clock=self._clock)
             for name in (self.topology.dead, self.topology.unrouted)
         ]
-        tasks = {asyncio.ensure_future(self._keep_draining(link, drain)) for drain in drains}
+        tasks: set[asyncio.Future[object]] = {asyncio.ensure_future(self._keep_draining(link, one)) for one in drains}
+        arrival: asyncio.Future[object] = asyncio.Future()
         kept: set[RabbitConsumer] = set()
         try:
             while True:
-                self._is_new.clear()
+                if arrival not in tasks:
+                    self._is_new.clear()
+                    arrival = asyncio.ensure_future(self._new_one())
+                    tasks.add(arrival)
                 for consumer in set(self._consumers.values()) - kept:
                     kept.add(consumer)
                     tasks.add(asyncio.ensure_future(self._keep_consuming(link, consumer)))
-                arrival = asyncio.ensure_future(self._is_new.wait())
-                done, _ = await asyncio.wait({*tasks, arrival}, return_when=asyncio.FIRST_COMPLETED)
-                arrival.cancel()
-                for task in done & tasks:
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
                     task.result()
-                    tasks.discard(task)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    async def _new_one(self) -> object:
+        return await self._is_new.wait()
 
     async def _keep_consuming(self, link: Link, consumer: RabbitConsumer) -> None:
         while not consumer.is_stopped:
@@ -264,6 +268,8 @@ class RabbitBroker:
             with suppress(StoreUnavailable):
                 await self._store.note_queue(queue, is_absent=True)
             self._wake("lost hints")
+        with suppress(StoreUnavailable):  # what others did not know, this process may
+            await self._store.publish_now(queue, list(self._consumers[queue].jobs))
 
     async def _tick(self) -> None:
         while True:
@@ -300,6 +306,7 @@ class RabbitBroker:
         for consumer in list(self._consumers.values()):
             await self._look_at(link, consumer)
             overtaken = {priority: moment - OVERTAKEN_BY for priority, moment in consumer.overtaken.items()}
+            await self._store.publish_now(consumer.queue, list(consumer.jobs))
             found = await self._store.restage_lost(consumer.queue, overtaken, LOST_HINTS)
             if found:
                 logger.warning("queue %s: %d hints were lost and are published again", consumer.queue, found)

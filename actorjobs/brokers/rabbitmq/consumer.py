@@ -33,12 +33,14 @@ EARLY_SECONDS = 0.1
 LOCKED_FIRST_SECONDS = 0.02
 LOCKED_LAST_SECONDS = 1.0
 PARKED_SECONDS = 1.0
-UNKNOWN_FIRST_SECONDS = 5.0
-UNKNOWN_LAST_SECONDS = 300.0
+UNKNOWN_FIRST_SECONDS = 1.0
+UNKNOWN_LAST_SECONDS = 60.0
+"""A worker that knows the job sees to it sooner."""
 UNWANTED_SECONDS = 1.0
 """How long a hint may lie here that nobody has room for, before it goes back to be had by others."""
-STEADY_SECONDS = 1.0
-"""How long the number of places must have been another one before the broker is told."""
+FEWER_SECONDS = 1.0
+MORE_SECONDS = 0.1
+"""How long there must have been fewer places, or more, before the broker is told."""
 QUICK_SECONDS = 0.05
 """Where a run takes less, more hints than places are fetched, so that no place waits for the next one."""
 QUICK_EXTRA = 16
@@ -407,7 +409,8 @@ class RabbitConsumer:
                 differs_since = None
             elif differs_since is None:
                 differs_since = now
-            is_steady = differs_since is not None and now - differs_since >= STEADY_SECONDS
+            patience = MORE_SECONDS if wanted > self.prefetch else FEWER_SECONDS
+            is_steady = differs_since is not None and now - differs_since >= patience
             if wanted != self.prefetch and (is_steady or not self.prefetch or self._is_stopped):
                 tag = await self._consume_again(channel, settler, tag, wanted)
                 differs_since = None

@@ -12,14 +12,11 @@ import aio_pika
 from aiormq.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import (
     AMQPChannelError,
-    AMQPError,
     AuthenticationError,
-    ChannelInvalidStateError,
     ConnectionNotAllowed,
     ProbableAuthenticationError,
 )
 
-from actorjobs.actors import is_being_cancelled
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.errors import BrokerUnavailable
 
@@ -40,21 +37,27 @@ async def guarded(work: Awaitable[T], *, timeout: float | None = TIMEOUT_SECONDS
     """What the driver's call gives. `BrokerUnavailable` when the connection dies meanwhile or the broker is silent;
     `ChannelRefused` when it says no.
 
-    A connection that dies cancels who waits for it: inside a task group that would end the group without a word.
+    The call has a task of its own. A connection that dies cancels whoever waits for it, which inside a task group would
+    end the group without a word; and a request that is canceled half-way takes its channel along, or worse.
     """
-    try:
-        async with asyncio.timeout(timeout):
-            return await work
-    except asyncio.CancelledError as error:
-        if is_being_cancelled():
-            raise
-        raise BrokerUnavailable("the connection to the broker was lost") from error
-    except ChannelRefused:
-        raise
-    except TimeoutError as error:
-        raise BrokerUnavailable(f"the broker did not answer within {timeout:g} s") from error
-    except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError) as error:
-        raise BrokerUnavailable(f"the connection to the broker was lost: {_said(error)}") from error
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_retrieve)
+    await asyncio.wait({task}, timeout=timeout)
+    if not task.done():
+        raise BrokerUnavailable(f"the broker did not answer within {timeout:g} s")
+    if task.cancelled():
+        raise BrokerUnavailable("the connection to the broker was lost")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, ChannelRefused):
+        raise error
+    raise BrokerUnavailable(f"the connection to the broker was lost: {_said(error)}") from error
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 class Link:
@@ -71,9 +74,12 @@ class Link:
         """Connect to one host. `BrokerUnavailable`."""
         url = address.url(host, port)
         properties: Any = {"connection_name": name}
+        opening = asyncio.ensure_future(aio_pika.connect(url, timeout=TIMEOUT_SECONDS, client_properties=properties))
         try:
-            opening = aio_pika.connect(url, timeout=TIMEOUT_SECONDS, client_properties=properties)
             connection = await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
+        except asyncio.CancelledError:
+            opening.cancel()
+            raise
         except BrokerUnavailable as error:
             cause = error.__cause__
             is_refusal = isinstance(cause, AuthenticationError | ProbableAuthenticationError | ConnectionNotAllowed)
@@ -115,13 +121,8 @@ class Link:
 
     async def close(self) -> None:
         """End the connection, however that goes; also inside a scope that is being canceled."""
-        closing = asyncio.ensure_future(self._outer.close())
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
-        if not closing.done():
-            closing.cancel()
-        elif not closing.cancelled():
-            closing.exception()
+        with suppress(BrokerUnavailable, ChannelRefused, asyncio.CancelledError):
+            await guarded(self._outer.close(), timeout=CLOSE_SECONDS)
 
 
 @asynccontextmanager

@@ -16,8 +16,6 @@ from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from actorjobs.brokers.rabbitmq.link import guarded
-
 PERSISTENT = 2
 
 
@@ -38,7 +36,7 @@ class Message:
 
 async def publish(channel: AbstractChannel, messages: Sequence[Message]) -> list[asyncio.Future[Any]]:
     """Write them all. Each future ends with the broker's confirm, or fails: returned as unroutable, refused, or lost
-    with the channel. `BrokerUnavailable` when they could not be written."""
+    with the channel. `RuntimeError` when the channel is closed already."""
     confirms: list[asyncio.Future[Any]] = []
     frames: list[Any] = []
     inner: Any = channel
@@ -51,9 +49,7 @@ async def publish(channel: AbstractChannel, messages: Sequence[Message]) -> list
             confirm.add_done_callback(lambda _, name=message.id: inner.message_id_delivery_tag.pop(name, None))
             confirms.append(confirm)
             frames += _frames(message)
-        await guarded(
-            inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames)), timeout=None
-        )
+        await inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames))
     return confirms
 
 
@@ -80,6 +76,11 @@ async def acknowledge(channel: AbstractChannel, acks: Sequence[int], nacks: Sequ
     frames: list[Any] = [commands.Basic.Ack(delivery_tag=tag) for tag in acks]
     frames += [commands.Basic.Nack(delivery_tag=tag, requeue=True) for tag in nacks]
     inner: Any = channel
-    await guarded(
-        inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames)), timeout=None
-    )
+    if not has_ended(channel):
+        await inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames))
+
+
+def has_ended(channel: AbstractChannel) -> bool:
+    """Whether the broker has closed the channel: a frame on it now would take the whole connection along."""
+    inner: Any = channel
+    return inner.is_closed or inner._close_exception is not None  # told before the channel counts as closed

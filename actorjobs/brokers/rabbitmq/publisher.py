@@ -22,7 +22,7 @@ from aiormq.exceptions import DeliveryError, PublishError
 from actorjobs.brokers.rabbitmq import delays, message
 from actorjobs.brokers.rabbitmq.declaring import Declarer
 from actorjobs.brokers.rabbitmq.link import Link, close_channel
-from actorjobs.brokers.rabbitmq.pipeline import Message, publish
+from actorjobs.brokers.rabbitmq.pipeline import Message, has_ended, publish
 from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, Store
@@ -194,7 +194,7 @@ class Publisher:
         batch = [pending for pending in batch if pending.hint.queue not in missing]
         if not batch:
             return channel
-        if channel.is_closed:
+        if has_ended(channel):
             # The broker closes it when an exchange is gone: somebody has deleted a part of the topology.
             await self._declarer.base(link)
             channel = await link.channel(confirms=True)

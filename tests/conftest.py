@@ -1,4 +1,4 @@
-"""Databases for the contract: a SQLite file per test, on each server one database for all of them."""
+"""Databases and a broker for tests: a SQLite file for each test, on each server one database for all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.contract.databases import (  # noqa: E402
     migrated_file,
 )
 
-SERVERS = {name: os.environ.get(f"ACTORJOBS_TEST_{name.upper()}_URL") for name in ("postgres", "mariadb")}
+SERVERS = {name: os.environ.get(f"ACTORJOBS_TEST_{name.upper()}_URL") for name in ("postgres", "mariadb", "rabbitmq")}
 NO_SERVER = 'no {} to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
@@ -124,3 +124,9 @@ def mariadb_url(mariadb_database: str) -> str:
     """The session's database, emptied."""
     asyncio.run(emptied(mariadb_database))
     return mariadb_database
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> str:
+    """The address of a RabbitMQ server on which anything may be made."""
+    return _server("rabbitmq")
