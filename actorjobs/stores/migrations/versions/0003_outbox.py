@@ -1,4 +1,4 @@
-"""The outbox: which runs a broker has yet to be told of, what was seen of its queues, and messages that are no hints."""
+"""The outbox: which runs a broker has yet to be told of, what was seen of its queues, messages that are no hints."""
 
 import sqlalchemy as sa
 
