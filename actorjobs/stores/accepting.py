@@ -15,7 +15,7 @@ from actorjobs.errors import DuplicateRun, IdempotencyConflict, InvalidOption, S
 from actorjobs.jobs.unique import Unique
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Envelope, RunState, Transition
-from actorjobs.ports import Accepted
+from actorjobs.ports import PUBLISH_GRACE_SECONDS, Accepted
 from actorjobs.ports import Transaction as CallerTransaction
 from actorjobs.stores.core import StoreCore
 from actorjobs.stores.database import LockHeld
@@ -37,17 +37,20 @@ CONFLICT_TRIES = 10
 class Accepting(StoreCore):
     """Verbs that make runs."""
 
-    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+    async def insert(
+        self, envelopes: Sequence[Envelope], *, publish_in: float = PUBLISH_GRACE_SECONDS
+    ) -> Sequence[Accepted | Exception]:
         try:
-            return await self._database.write(lambda connection: self._insert(connection, envelopes))
+            return await self._database.write(lambda c: self._insert(c, envelopes, publish_in=publish_in))
         except LockHeld:
-            return [await self._insert_alone(envelope) for envelope in envelopes]
+            return [await self._insert_alone(envelope, publish_in) for envelope in envelopes]
 
-    async def _insert_alone(self, envelope: Envelope) -> Accepted | Exception:
+    async def _insert_alone(self, envelope: Envelope, publish_in: float) -> Accepted | Exception:
         """One of a group that has waited long enough for a key which somebody's open transaction holds."""
 
         def work(connection: Connection) -> Accepted | Exception:
-            return self._insert(connection, [envelope], key_wait_seconds=KEY_WAIT_ALONE_SECONDS)[0]
+            wait = KEY_WAIT_ALONE_SECONDS
+            return self._insert(connection, [envelope], publish_in=publish_in, key_wait_seconds=wait)[0]
 
         try:
             return await self._database.write(work)
@@ -60,7 +63,7 @@ class Accepting(StoreCore):
         self, envelopes: Sequence[Envelope], tx: CallerTransaction | None = None
     ) -> Sequence[Accepted]:
         if tx is None:
-            return await self._database.write(lambda connection: self._insert_all(connection, envelopes))
+            return await self._database.write(lambda c: self._insert_all(c, envelopes, PUBLISH_GRACE_SECONDS))
         return await self._in_caller(tx, lambda connection: self._insert_all_in(connection, envelopes))
 
     def _insert_all_in(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
@@ -68,11 +71,12 @@ class Accepting(StoreCore):
         if not connection.in_transaction():
             connection.begin()  # as its first statement would have done: ours go past the toolkit on SQLite
         with self._dialect.as_guest(connection):
-            return self._insert_all(connection, envelopes)
+            # Nobody is told when the caller commits: the hints are left to the relay.
+            return self._insert_all(connection, envelopes, publish_in=0.0)
 
-    def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:
+    def _insert_all(self, connection: Connection, envelopes: Sequence[Envelope], publish_in: float) -> list[Accepted]:
         replacing: list[Callable[[], None]] = []
-        answers = self._insert(connection, envelopes, replacing=replacing)
+        answers = self._insert(connection, envelopes, publish_in=publish_in, replacing=replacing)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 # A transaction of the caller's may go on: none of the others is to stay in it.
@@ -114,6 +118,7 @@ class Accepting(StoreCore):
         connection: Connection,
         envelopes: Sequence[Envelope],
         *,
+        publish_in: float,
         key_wait_seconds: float | None = None,
         replacing: list[Callable[[], None]] | None = None,
     ) -> list[Accepted | Exception]:
@@ -123,19 +128,23 @@ class Accepting(StoreCore):
         is_exclusive = any(one.idempotency_key is not None or one.unique is not None for one, _ in new.values())
         patience = self._dialect.waiting_at_most(connection, key_wait_seconds or KEY_WAIT_SECONDS)
         with patience if is_exclusive else nullcontext():
-            answers = self._answers(connection, new, replacing)
+            answers = self._answers(connection, new, publish_in, replacing)
         gone = StoreUnavailable("what stood in the way of this dispatch is gone, time and again: dispatch again")
         return [row if isinstance(row, Exception) else answers.get(i, gone) for i, row in enumerate(rows)]
 
     def _answers(
-        self, connection: Connection, new: Mapping[int, New], replacing: list[Callable[[], None]] | None
+        self,
+        connection: Connection,
+        new: Mapping[int, New],
+        publish_in: float,
+        replacing: list[Callable[[], None]] | None,
     ) -> dict[int, Accepted | Exception]:
         answers: dict[int, Accepted | Exception] = {}
         for _ in range(CONFLICT_TRIES):
             asked = [index for index in new if index not in answers]
             if not asked:
                 break
-            went_in = self._hot.insert(connection, self._namespace, [new[index] for index in asked])
+            went_in = self._hot.insert(connection, self._namespace, [new[index] for index in asked], publish_in)
             for index, is_new in zip(asked, went_in, strict=True):
                 answer = self._answer(connection, new[index][0], is_new=is_new, replacing=replacing)
                 if answer is not None:
@@ -225,7 +234,9 @@ class Accepting(StoreCore):
         """Give a run that waits the payload, options and due time of the envelope."""
         now = self._now(connection)
         state = advance(RunState(twin["state"]), Transition.RESCHEDULE)
-        self._change(connection, twin, state=state.value, seq=runs.c.seq + 1, **new_content(envelope, now))
+        content = new_content(envelope, now)
+        content |= self._to_publish(now, content["available_at"])
+        self._change(connection, twin, state=state.value, seq=runs.c.seq + 1, **content)
         self._note(connection, [twin], "replaced", state, now)
 
     def _kin(self, envelope: Envelope) -> tuple[ColumnElement[bool], ...]:

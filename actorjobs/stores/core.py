@@ -15,19 +15,21 @@ from actorjobs.model import RunState
 from actorjobs.ports import Fence
 from actorjobs.stores.database import Database, masked
 from actorjobs.stores.dialects import dialect_of
-from actorjobs.stores.rows import Row, is_run_id
+from actorjobs.stores.rows import Row, is_run_id, publish_after, unpublished
 from actorjobs.stores.schema import attempts, events, runs
 
 
 class StoreCore:
     """One namespace in one database. Each duty of the store is a class on top of this one."""
 
-    def __init__(self, *, database: Database, namespace: str, clock: Clock) -> None:
+    def __init__(self, *, database: Database, namespace: str, clock: Clock, has_outbox: bool = False) -> None:
+        """`has_outbox`: a broker is to be told of runs, so that each that becomes claimable goes into the outbox."""
         self._database = database
         self._namespace = namespace
         self._clock = clock
+        self._has_outbox = has_outbox
         self._dialect = dialect_of(database.url)
-        self._hot = self._dialect.statements(clock)
+        self._hot = self._dialect.statements(clock, has_outbox=has_outbox)
 
     @property
     def url(self) -> str:
@@ -47,6 +49,10 @@ class StoreCore:
 
     def _change(self, connection: Connection, row: Row, **values: Any) -> None:
         connection.execute(update(runs).where(runs.c.id == row["id"]).values(**values))
+
+    def _to_publish(self, now: datetime, due: datetime) -> dict[str, Any]:
+        """What a run's row says of its hint when somebody makes it claimable who publishes nothing himself."""
+        return unpublished(publish_after(now, due) if self._has_outbox else None)
 
     def _note(
         self,

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, select, update
 
 from actorjobs.model import RunState
-from actorjobs.ports import Claim, Demand, Fence, Settlement, Taken
+from actorjobs.ports import Bid, Claim, Demand, Fence, Refusal, Settlement, Taken
+from actorjobs.stores.bids import Answers, answered, first_bids
 from actorjobs.stores.core import StoreCore, holds
 from actorjobs.stores.rows import CLAIM_COLUMNS, claim_of
 from actorjobs.stores.schema import attempts, runs
@@ -23,6 +24,14 @@ class Delivering(StoreCore):
         return await self._database.write(
             lambda connection: [self._hot.take(connection, self._namespace, demand, owner) for demand in demands]
         )
+
+    async def claim(self, bids: Sequence[Bid], jobs: Mapping[str, int], owner: str) -> Sequence[Claim | Refusal]:
+        wanted = first_bids(bids)
+
+        def work(connection: Connection) -> Answers:
+            return self._hot.claim(connection, self._namespace, wanted, jobs, owner)
+
+        return answered(bids, await self._database.write(work) if wanted else {})
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
         # Of two ends of one attempt in a group the first one counts.

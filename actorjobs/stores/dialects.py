@@ -44,7 +44,7 @@ class Dialect(Protocol):
         """Whether opening a store brings its schema up to date."""
         ...
 
-    def statements(self, clock: Clock) -> Hot: ...
+    def statements(self, clock: Clock, *, has_outbox: bool) -> Hot: ...
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         """The time that counts: the database's own, if it has one."""
@@ -83,8 +83,8 @@ class SqliteDialect:
     backends = ("sqlite",)
     migrates_itself = True
 
-    def statements(self, clock: Clock) -> Hot:
-        return SqliteHot(clock)
+    def statements(self, clock: Clock, *, has_outbox: bool) -> Hot:
+        return SqliteHot(clock, has_outbox=has_outbox)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         return clock.now()
@@ -115,8 +115,8 @@ class PostgresDialect:
     backends = ("postgresql",)
     migrates_itself = False
 
-    def statements(self, clock: Clock) -> Hot:
-        return PostgresHot(clock)
+    def statements(self, clock: Clock, *, has_outbox: bool) -> Hot:
+        return PostgresHot(clock, has_outbox=has_outbox)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
@@ -163,8 +163,8 @@ class MysqlDialect:
     backends = MYSQL
     migrates_itself = False
 
-    def statements(self, clock: Clock) -> Hot:
-        return MysqlHot(clock)
+    def statements(self, clock: Clock, *, has_outbox: bool) -> Hot:
+        return MysqlHot(clock, has_outbox=has_outbox)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         return database_time(connection)

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, and_, delete, exists, insert, or_, select, update
 
 from actorjobs.model import RunState
-from actorjobs.ports import Fence, Hint, LostRun, Serves, WorkerInfo
+from actorjobs.ports import Fence, LostRun, Serves, WorkerInfo
 from actorjobs.stores.core import StoreCore
-from actorjobs.stores.rows import Row, serves_of, serves_text
+from actorjobs.stores.rows import HINT_COLUMNS, Row, hint_of, serves_of, serves_text
 from actorjobs.stores.schema import runs, workers
 
 DEAD_WORKERS_KEPT = timedelta(days=1)
@@ -95,8 +95,8 @@ class Leases(StoreCore):
     async def lost_runs(self, limit: int) -> Sequence[LostRun]:
         query = (
             select(
-                *(runs.c[name] for name in ("id", "seq", "job", "queue", "attempt", "claimed_by")),
-                *(runs.c[name] for name in ("failures", "losses", "max_attempts")),
+                *(runs.c[name] for name in HINT_COLUMNS),
+                *(runs.c[name] for name in ("attempt", "claimed_by", "failures", "losses", "max_attempts")),
             )
             .outerjoin(workers, workers.c.id == runs.c.claimed_by)
             .where(
@@ -111,7 +111,7 @@ class Leases(StoreCore):
             lambda connection: [
                 LostRun(
                     fence=Fence(run_id=row.id, attempt=row.attempt, owner=row.claimed_by),
-                    hint=Hint(run_id=row.id, seq=row.seq, job=row.job, queue=row.queue),
+                    hint=hint_of(row, delay=0.0),
                     failures=row.failures,
                     losses=row.losses,
                     max_attempts=row.max_attempts,

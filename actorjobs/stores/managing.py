@@ -30,7 +30,8 @@ class Managing(Reading):
             if state in WAITING:
                 ended = advance(state, Transition.CANCEL)
                 digest = ended_digest(row["unique_digest"])
-                self._change(connection, row, state=ended.value, finished_at=now, reason=words, unique_digest=digest)
+                told = {"finished_at": now, "reason": words, "publish_after": None}
+                self._change(connection, row, state=ended.value, unique_digest=digest, **told)
                 self._note(connection, [row], "canceled", ended, now, reason, by)
             elif state is RunState.RUNNING and row["cancel_requested_at"] is None:
                 self._change(connection, row, cancel_requested_at=now, reason=words)
@@ -44,7 +45,7 @@ class Managing(Reading):
             row = self._row(connection, run_id, lock=True)
             state = advance(RunState(row["state"]), Transition.REOPEN)
             now = self._now(connection)
-            self._change(connection, row, **_reopened(now) | {"unique_digest": reopened_digest(row)})
+            self._change(connection, row, **self._reopened(now) | {"unique_digest": reopened_digest(row)})
             self._note(connection, [row], "reopened", state, now, reason, by)
             return self._get(connection, run_id)
 
@@ -53,6 +54,13 @@ class Managing(Reading):
         except IntegrityError:
             raise await self._duplicate(run_id) from None
 
+    def _reopened(self, now: datetime) -> dict[str, Any]:
+        """What a run becomes that gets one more attempt."""
+        cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
+        figures = {"losses": 0, "max_attempts": runs.c.failures + 1, "seq": runs.c.seq + 1}
+        hint = self._to_publish(now, now)
+        return {"state": RunState.QUEUED.value, "available_at": now, **dict.fromkeys(cleared), **figures, **hint}
+
     async def cancel_many(self, run_ids: Sequence[str], reason: str | None, by: str | None) -> Sequence[Run | None]:
         def work(connection: Connection) -> list[Run | None]:
             rows = self._locked(connection, run_ids)
@@ -60,7 +68,7 @@ class Managing(Reading):
             waiting = [row for row in rows if RunState(row["state"]) in WAITING]
             running = [row for row in rows if row["state"] == RunState.RUNNING and row["cancel_requested_at"] is None]
             if waiting:
-                ended = {"state": RunState.CANCELED.value, "finished_at": now, "reason": told}
+                ended = {"state": RunState.CANCELED.value, "finished_at": now, "reason": told, "publish_after": None}
                 self._change_all(connection, waiting, **ended, unique_digest=text(schema.ENDED_DIGEST))
                 self._note(connection, waiting, "canceled", RunState.CANCELED, now, reason, by)
             if running:
@@ -79,7 +87,7 @@ class Managing(Reading):
             plain = [row for row in rows if row["uniqueness_config"] is None]
             unique = [row for row in rows if row["uniqueness_config"] is not None]
             if plain:
-                self._change_all(connection, plain, **_reopened(now))
+                self._change_all(connection, plain, **self._reopened(now))
             refused = {row["id"]: self._take_place(connection, row, now) for row in unique}
             done = [*plain, *(row for row in unique if refused[row["id"]] is None)]
             if done:
@@ -93,7 +101,7 @@ class Managing(Reading):
         """Reopen a unique run, or say which twin has its place."""
         try:
             with connection.begin_nested():
-                self._change(connection, row, **_reopened(now) | {"unique_digest": reopened_digest(row)})
+                self._change(connection, row, **self._reopened(now) | {"unique_digest": reopened_digest(row)})
         except IntegrityError:
             return _duplicate(row, self._twin_of(connection, row))
         return None
@@ -133,7 +141,8 @@ class Managing(Reading):
             state = advance(RunState(row["state"]), Transition.RESCHEDULE)
             now = self._now(connection)
             due = max(run_at.astimezone(UTC), now)
-            self._change(connection, row, state=state.value, available_at=due, seq=row["seq"] + 1)
+            moved = {"available_at": due, "seq": row["seq"] + 1} | self._to_publish(now, due)
+            self._change(connection, row, state=state.value, **moved)
             self._note(connection, [row], "rescheduled", state, now, f"due {due.isoformat()}", by)
             return self._get(connection, run_id)
 
@@ -147,13 +156,6 @@ class Managing(Reading):
             self._delete(connection, [row["id"]])
 
         await self._database.write(work)
-
-
-def _reopened(now: datetime) -> dict[str, Any]:
-    """What a run becomes that gets one more attempt."""
-    cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
-    figures = {"losses": 0, "max_attempts": runs.c.failures + 1, "seq": runs.c.seq + 1}
-    return {"state": RunState.QUEUED.value, "available_at": now, **dict.fromkeys(cleared), **figures}
 
 
 def _duplicate(row: Row, twin: str) -> DuplicateRun:

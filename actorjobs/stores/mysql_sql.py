@@ -8,7 +8,7 @@ the time, therefore hot statements name theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,8 +19,19 @@ from sqlalchemy.exc import IntegrityError
 from actorjobs.jobs.unique import unique_digest
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
-from actorjobs.ports import Claim, Demand, Fence, Settlement, Taken
-from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, digest_in_period, uniqueness
+from actorjobs.ports import PROMISED_SECONDS, Bid, Claim, Demand, Fence, Hint, Refusal, Settlement, Taken
+from actorjobs.stores.bids import Answers, Generation, Waiting, in_portions, refusal, refusals
+from actorjobs.stores.rows import (
+    CLAIM_COLUMNS,
+    HINT_COLUMNS,
+    INSERT_COLUMNS,
+    New,
+    claim_of,
+    digest_in_period,
+    hint_of,
+    publish_after,
+    uniqueness,
+)
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_naive, to_naive
 
 T = TypeVar("T")
@@ -42,9 +53,9 @@ _NOW = "SELECT UTC_TIMESTAMP(6)"
 _INSERT = f"""
 INSERT INTO actorjobs_runs
   ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
-  unique_digest)
+  unique_digest, publish_after)
 VALUES """
-_INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 7))})"
+_INSERT_ROW = f"({', '.join(['%s'] * (len(INSERT_COLUMNS) + 8))})"
 
 _HELD_KEYS = """
 SELECT idempotency_key FROM actorjobs_runs FORCE INDEX (actorjobs_runs_key)
@@ -100,9 +111,39 @@ _SUSPECT_DUE = f"SELECT 1 {_SUSPECT} LIMIT 1"
 
 _CLAIM = f"""
 UPDATE actorjobs_runs SET state = 'running', attempt = attempt + 1, claimed_at = %s, claimed_by = %s,
-  attempted_at = NULL, progress = NULL, unique_digest = {STARTED_DIGEST}
+  attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
 WHERE id IN ({{ids}})
 """
+
+_NOW_AND_PAUSED = """
+SELECT UTC_TIMESTAMP(6), q.name FROM (SELECT 1) one LEFT JOIN actorjobs_queues q ON q.namespace = %s AND q.is_paused
+"""
+
+_WAITING = f"FROM actorjobs_runs FORCE INDEX (PRIMARY) WHERE id IN ({{ids}}) AND namespace = %s AND {WAITING_SQL}"
+
+_BID_FOR = f"""
+SELECT {", ".join(CLAIM_COLUMNS)}, hold IS NOT NULL, coalesce(expires_at <= %s, 0) OR cancel_requested_at IS NOT NULL
+{_WAITING} ORDER BY id FOR UPDATE SKIP LOCKED
+"""
+
+_IS_WAITING = f"""
+SELECT id, seq, available_at, losses, job, version, hold IS NOT NULL,
+  coalesce(expires_at <= %s, 0) OR cancel_requested_at IS NOT NULL, queue
+{_WAITING}
+"""
+
+_STAGED = f"""
+SELECT {", ".join(HINT_COLUMNS)}
+FROM actorjobs_runs FORCE INDEX (actorjobs_runs_outbox)
+WHERE namespace = %s AND publish_after <= %s AND {WAITING_SQL}
+ORDER BY publish_after LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+
+_PROMISE = "UPDATE actorjobs_runs SET publish_after = %s WHERE id IN ({ids})"
+
+_IN_OUTBOX = f"SELECT id, seq {_WAITING} AND publish_after IS NOT NULL ORDER BY id FOR UPDATE SKIP LOCKED"
+
+_MARK = "UPDATE actorjobs_runs SET published_at = %s, publish_after = NULL WHERE id IN ({ids})"
 
 _HELD = """
 SELECT id, attempt, claimed_by, claimed_at, available_at, reason, cancel_requested_at IS NOT NULL, UTC_TIMESTAMP(6)
@@ -114,17 +155,25 @@ INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, end
 VALUES """
 _END_ATTEMPT_ROW = f"({', '.join(['%s'] * 10)})"
 
-_SETTLE = f"""
+_OUTBOX = "r.publish_after = d.publish_after, r.published_at = NULL, r.republished = 0,"
+
+
+def _settling(outbox: str) -> str:
+    return f"""
 UPDATE JSON_TABLE(%s, '$[*]' COLUMNS (
     id varchar(36) PATH '$.id', state varchar(16) PATH '$.state', failures int PATH '$.failures',
     losses int PATH '$.losses', result longtext PATH '$.result', reason longtext PATH '$.reason',
     attempted_at datetime(6) PATH '$.attempted_at', available_at datetime(6) PATH '$.available_at',
-    finished_at datetime(6) PATH '$.finished_at', later int PATH '$.later')) d
+    finished_at datetime(6) PATH '$.finished_at', publish_after datetime(6) PATH '$.publish_after',
+    later int PATH '$.later')) d
   STRAIGHT_JOIN actorjobs_runs r FORCE INDEX (PRIMARY) ON r.id = d.id
 SET r.state = d.state, r.failures = d.failures, r.losses = d.losses, r.result = d.result, r.reason = d.reason,
-  r.attempted_at = d.attempted_at, r.available_at = d.available_at, r.finished_at = d.finished_at,
+  r.attempted_at = d.attempted_at, r.available_at = d.available_at, r.finished_at = d.finished_at, {outbox}
   r.seq = r.seq + d.later, r.unique_digest = CASE WHEN d.later THEN unique_digest ELSE {ENDED_DIGEST} END
 """
+
+
+_SETTLE, _SETTLE_INTO_OUTBOX = _settling(""), _settling(_OUTBOX)
 
 
 def database_time(connection: Connection) -> datetime:
@@ -136,8 +185,11 @@ def database_time(connection: Connection) -> datetime:
 # --- accepting -------------------------------------------------------------------------------------------------------
 
 
-def insert(connection: Connection, namespace: str, new: Sequence[New], now: datetime) -> list[bool]:
-    """Insert what collides with nothing: which ones went in. In the order of keys, which is that of their locks."""
+def insert(
+    connection: Connection, namespace: str, new: Sequence[New], now: datetime, publish_in: float | None
+) -> list[bool]:
+    """Insert what collides with nothing: which ones went in. In the order of keys, which is that of their locks.
+    `publish_in` None leaves the outbox alone."""
     went_in = [False] * len(new)
     keys = [_place(envelope, envelope.idempotency_key) for envelope, _ in new]
     digests = [_place(envelope, _digest(envelope, now)) for envelope, _ in new]
@@ -146,7 +198,7 @@ def insert(connection: Connection, namespace: str, new: Sequence[New], now: date
         (index for index in range(len(new)) if keys[index] not in held and digests[index] not in held),
         key=lambda index: _lock_order(new[index][0]),
     )
-    rows = {index: (*new[index][1], namespace, *_times(new[index][0], now)) for index in order}
+    rows = {index: (*new[index][1], namespace, *_times(new[index][0], now, publish_in)) for index in order}
     for part in _parts(order, lambda index: sum(len(value) for value in rows[index] if isinstance(value, str))):
         for index in _insert(connection, part, rows):
             went_in[index] = True
@@ -208,7 +260,7 @@ def _is_duplicate(error: IntegrityError) -> bool:
     return bool(getattr(error.orig, "args", None)) and error.orig is not None and error.orig.args[0] == _DUPLICATE
 
 
-def _times(envelope: Envelope, now: datetime) -> tuple[Any, ...]:
+def _times(envelope: Envelope, now: datetime, publish_in: float | None) -> tuple[Any, ...]:
     due = now + timedelta(seconds=envelope.delay or 0.0)
     if envelope.run_at is not None:
         due = max(due, envelope.run_at)
@@ -216,7 +268,8 @@ def _times(envelope: Envelope, now: datetime) -> tuple[Any, ...]:
     lasts = envelope.key_expires_in
     key_expires = None if lasts is None else to_naive(now + timedelta(seconds=lasts))
     state = "scheduled" if due > now else "queued"
-    return (state, to_naive(now), to_naive(due), expires, key_expires, _digest(envelope, now))
+    publish = None if publish_in is None else to_naive(publish_after(now, due, grace=publish_in))
+    return (state, to_naive(now), to_naive(due), expires, key_expires, _digest(envelope, now), publish)
 
 
 def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[list[T]]:
@@ -302,36 +355,122 @@ def _claimed(row: Sequence[Any], owner: str, now: datetime) -> Claim:
     return claim_of(values, owner)
 
 
+# --- hints -----------------------------------------------------------------------------------------------------------
+
+
+def claim(
+    connection: Connection,
+    namespace: str,
+    bids: Sequence[Bid],
+    jobs: Mapping[str, int],
+    owner: str,
+    bound: datetime | None,
+) -> Answers:
+    """Claim the runs of hints, passing over those that somebody holds. A second look tells why these stay."""
+    now, paused = _now_and_paused(connection, namespace, bound)
+    answers: dict[Generation, Claim | Refusal] = {}
+    for part in in_portions(bids):
+        answers |= _claim(connection, namespace, part, jobs, owner, now, paused)
+    return answers
+
+
+def _now_and_paused(connection: Connection, namespace: str, bound: datetime | None) -> tuple[datetime, set[str]]:
+    rows = connection.exec_driver_sql(_NOW_AND_PAUSED, (namespace,)).fetchall()
+    now: datetime = rows[0][0] if bound is None else to_naive(bound)
+    return now, {row[1] for row in rows}
+
+
+def _claim(
+    connection: Connection,
+    namespace: str,
+    bids: Sequence[Bid],
+    jobs: Mapping[str, int],
+    owner: str,
+    now: datetime,
+    paused: set[str],
+) -> dict[Generation, Claim | Refusal]:
+    ids = sorted({bid.run_id for bid in bids})
+    query = _BID_FOR.format(ids=_marks(ids))
+    held = {row[0]: row for row in connection.exec_driver_sql(query, (now, *ids, namespace))}
+    answers: dict[Generation, Claim | Refusal] = {}
+    for bid in bids:
+        if (row := held.get(bid.run_id)) is not None:
+            seconds = (row[21] - now).total_seconds()
+            run = Waiting._make((*row[:2], seconds, row[11], *row[2:4], *row[23:], row[4] in paused))
+            answers[bid.run_id, bid.seq] = refusal(run, bid, jobs) or _claimed(row, owner, now)
+    claimed = [answer.run_id for answer in answers.values() if isinstance(answer, Claim)]
+    if claimed:
+        connection.exec_driver_sql(_CLAIM.format(ids=_marks(claimed)), (now, owner, *claimed))
+    missed = [bid for bid in bids if bid.run_id not in held]
+    if missed:
+        ids = sorted({bid.run_id for bid in missed})
+        found = connection.exec_driver_sql(_IS_WAITING.format(ids=_marks(ids)), (now, *ids, namespace))
+        answers |= refusals(missed, [_seen(row, now, paused) for row in found], jobs)
+    return answers
+
+
+def _seen(row: Sequence[Any], now: datetime, paused: set[str]) -> Waiting:
+    return Waiting._make((*row[:2], (row[2] - now).total_seconds(), *row[3:8], row[8] in paused))
+
+
+def stage(connection: Connection, namespace: str, limit: int, bound: datetime | None) -> list[Hint]:
+    """The hints that are to be published, each promised to the caller."""
+    now = to_naive(bound or database_time(connection))
+    found = connection.exec_driver_sql(_STAGED, (namespace, now, limit)).fetchall()
+    until = now + timedelta(seconds=PROMISED_SECONDS)
+    for ids in in_portions(sorted(row[0] for row in found)):
+        connection.exec_driver_sql(_PROMISE.format(ids=_marks(ids)), (until, *ids))
+    return [hint_of(row, (row[4] - now).total_seconds()) for row in found]
+
+
+def mark(connection: Connection, namespace: str, published: Sequence[Generation], bound: datetime | None) -> None:
+    """Take what a broker has out of the outbox, but for what somebody is just working on."""
+    now = to_naive(bound or database_time(connection))
+    for part in in_portions(published):
+        wanted, ids = set(part), sorted({run_id for run_id, _ in part})
+        found = connection.exec_driver_sql(_IN_OUTBOX.format(ids=_marks(ids)), (*ids, namespace))
+        ids = [row[0] for row in found if (row[0], row[1]) in wanted]
+        if ids:
+            connection.exec_driver_sql(_MARK.format(ids=_marks(ids)), (now, *ids))
+
+
 # --- settling --------------------------------------------------------------------------------------------------------
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement], bound: datetime | None) -> list[RunState | None]:
+def settle(
+    connection: Connection, settlements: Sequence[Settlement], bound: datetime | None, publish_in: float | None = None
+) -> list[RunState | None]:
     """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
     states: dict[Fence, RunState] = {}
     in_order = sorted(settlements, key=lambda settlement: settlement.fence.run_id)
     for part in _parts(in_order, lambda one: len(one.result or "") + len(one.error or "")):
-        states |= _settle(connection, part, bound)
+        states |= _settle(connection, part, bound, publish_in)
     return [states.get(settlement.fence) for settlement in settlements]
 
 
-def _settle(connection: Connection, settlements: Sequence[Settlement], bound: datetime | None) -> dict[Fence, RunState]:
+def _settle(
+    connection: Connection, settlements: Sequence[Settlement], bound: datetime | None, publish_in: float | None
+) -> dict[Fence, RunState]:
     ids = sorted({settlement.fence.run_id for settlement in settlements})
     held = {
         Fence(run_id=row[0], attempt=row[1], owner=row[2]): row
         for row in connection.exec_driver_sql(_HELD.format(ids=_marks(ids)), tuple(ids))
     }
-    ends = [_end(one, held[one.fence], bound) for one in settlements if one.fence in held]
+    ends = [_end(one, held[one.fence], bound, publish_in) for one in settlements if one.fence in held]
     if ends:
         statement = _END_ATTEMPT + ", ".join([_END_ATTEMPT_ROW] * len(ends))
         connection.exec_driver_sql(statement, tuple(value for attempt, _ in ends for value in attempt))
-        connection.exec_driver_sql(_SETTLE, (orjson.dumps([run for _, run in ends]).decode(),))
+        statement = _SETTLE if publish_in is None else _SETTLE_INTO_OUTBOX
+        connection.exec_driver_sql(statement, (orjson.dumps([run for _, run in ends]).decode(),))
     return {
         one.fence: RunState(run["state"])
         for one, (_, run) in zip((one for one in settlements if one.fence in held), ends, strict=True)
     }
 
 
-def _end(settlement: Settlement, row: Sequence[Any], bound: datetime | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _end(
+    settlement: Settlement, row: Sequence[Any], bound: datetime | None, publish_in: float | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The row of the attempt, and what becomes of the run."""
     run_id, number, owner, claimed_at, due, reason, is_asked, now = row
     decision = settlement.decision
@@ -339,6 +478,7 @@ def _end(settlement: Settlement, row: Sequence[Any], bound: datetime | None) -> 
     is_canceled = bool(is_asked) and decision.state is not RunState.SUCCEEDED
     state = RunState.CANCELED if is_canceled else decision.state
     is_over = state in TERMINAL
+    due = due if is_over else now + timedelta(seconds=decision.delay)
     began = claimed_at + timedelta(seconds=settlement.started_after)
     attempt = (run_id, number, settlement.outcome.value, state.value, began, now, owner)
     run = {
@@ -349,10 +489,12 @@ def _end(settlement: Settlement, row: Sequence[Any], bound: datetime | None) -> 
         "result": settlement.result,
         "reason": reason if is_canceled else decision.reason,
         "attempted_at": _written(began),
-        "available_at": _written(due if is_over else now + timedelta(seconds=decision.delay)),
+        "available_at": _written(due),
         "finished_at": _written(now) if is_over else None,
         "later": 0 if is_over else 1,
     }
+    if publish_in is not None and not is_over:
+        run["publish_after"] = _written(publish_after(now, due, grace=publish_in))
     return (*attempt, settlement.actor, settlement.error, settlement.span_id), run
 
 

@@ -5,7 +5,7 @@ Every group statement locks its rows in the order of their ids: two that do not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,30 @@ from sqlalchemy import Connection, bindparam, text
 
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
-from actorjobs.ports import Demand, Fence, Settlement, Taken
-from actorjobs.stores.rows import CLAIM_COLUMNS, INSERT_COLUMNS, New, claim_of, run_at_micros, uniqueness
+from actorjobs.ports import (
+    PROMISED_SECONDS,
+    PUBLISH_AHEAD_SECONDS,
+    PUBLISH_GRACE_SECONDS,
+    Bid,
+    Claim,
+    Demand,
+    Fence,
+    Hint,
+    Refusal,
+    Settlement,
+    Taken,
+)
+from actorjobs.stores.bids import Answers, Generation, Waiting, refusals
+from actorjobs.stores.rows import (
+    CLAIM_COLUMNS,
+    HINT_COLUMNS,
+    INSERT_COLUMNS,
+    New,
+    claim_of,
+    hint_of,
+    run_at_micros,
+    uniqueness,
+)
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, UtcDateTime
 
 # Under a virtual clock the time is a value; else the database's own, read once per statement. A bare call of the
@@ -45,15 +67,23 @@ WITH d AS MATERIALIZED (
     (SELECT {{now}} AS now) t)
 INSERT INTO actorjobs_runs
   ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
-  unique_digest)
+  unique_digest, publish_after)
 SELECT {", ".join("d." + column for column in INSERT_COLUMNS)}, :ns,
   CASE WHEN d.due > d.now THEN 'scheduled' ELSE 'queued' END, d.now, d.due, d.now + d.expires_in * interval '1 second',
   d.now + d.key_expires_in * interval '1 second',
-  d.digest || coalesce('.' || CAST(floor(extract(epoch FROM d.now) / d.period) AS int8), '')
+  d.digest || coalesce('.' || CAST(floor(extract(epoch FROM d.now) / d.period) AS int8), ''), {{inserted}}
 FROM d ORDER BY d.idempotency_key, d.digest, d.tenant, d.job, d.id
 ON CONFLICT DO NOTHING RETURNING id
 """
 
+
+# Where no broker is to be told of runs, their outbox stays empty, and settling does not look at it.
+_INSERTED = f"""greatest(d.now + CAST(:publish_in AS float8) * interval '1 second',
+    d.due - interval '{PUBLISH_AHEAD_SECONDS} seconds')"""
+_SETTLED = f"""publish_after = CASE WHEN l.is_over OR l.is_canceled THEN NULL
+      ELSE t.now + greatest({PUBLISH_GRACE_SECONDS}, l.delay - {PUBLISH_AHEAD_SECONDS}) * interval '1 second' END,
+    published_at = NULL, republished = 0,"""
+_NO_OUTBOX = {"inserted": "CAST(NULL AS timestamptz)", "settled": ""}
 
 _IS_PAUSED = "EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND name = :queue AND is_paused)"
 
@@ -72,7 +102,7 @@ WITH due AS MATERIALIZED (
     ORDER BY available_at LIMIT :limit FOR UPDATE SKIP LOCKED) one
   LIMIT (CASE WHEN {_IS_PAUSED} THEN 0 ELSE :limit END))
 UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
-  attempted_at = NULL, progress = NULL, unique_digest = {STARTED_DIGEST}
+  attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
 FROM due WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
 RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
 """
@@ -89,6 +119,52 @@ FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
   WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL} AND available_at > {{now}}
   ORDER BY available_at LIMIT 1) one
 WHERE NOT {_IS_PAUSED}
+"""
+
+_CLAIM = f"""
+WITH d AS MATERIALIZED (
+  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, seq int, takes_suspect bool)),
+due AS MATERIALIZED (
+  SELECT r.id FROM actorjobs_runs r JOIN d ON d.id = r.id AND d.seq = r.seq
+  WHERE r.id = ANY (ARRAY(SELECT id FROM d)) AND r.namespace = :ns AND {WAITING_SQL}
+    AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+    AND cancel_requested_at IS NULL AND (losses < 2 OR takes_suspect) AND job = ANY(:jobs)
+    AND version <= CAST(CAST(:versions AS jsonb) ->> job AS int)
+    AND NOT EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused)
+  ORDER BY r.id FOR UPDATE OF r SKIP LOCKED)
+UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
+  attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
+WHERE r.id = ANY (ARRAY(SELECT id FROM due))
+RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
+"""
+
+_WAITING = f"""
+SELECT id, seq, CAST(extract(epoch FROM available_at - {{now}}) AS float8), losses, job, version, hold IS NOT NULL,
+  coalesce(expires_at <= {{now}}, false) OR cancel_requested_at IS NOT NULL,
+  EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused)
+FROM actorjobs_runs r WHERE id = ANY(:ids) AND namespace = :ns AND {WAITING_SQL}
+"""
+
+_STAGE = f"""
+WITH t AS MATERIALIZED (SELECT {{now}} AS now),
+due AS MATERIALIZED (
+  SELECT id, publish_after AS since FROM actorjobs_runs
+  WHERE namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL} AND publish_after <= (SELECT now FROM t)
+  ORDER BY publish_after LIMIT :limit FOR UPDATE SKIP LOCKED)
+UPDATE actorjobs_runs r SET publish_after = t.now + interval '{PROMISED_SECONDS} seconds'
+FROM due, t WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
+RETURNING {", ".join("r." + column for column in HINT_COLUMNS)}, due.since,
+  CAST(extract(epoch FROM r.available_at - t.now) AS float8) AS delay
+"""
+
+_MARK = f"""
+WITH d AS MATERIALIZED (SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, seq int)),
+published AS MATERIALIZED (
+  SELECT r.id FROM actorjobs_runs r JOIN d ON d.id = r.id AND d.seq = r.seq
+  WHERE r.id = ANY (ARRAY(SELECT id FROM d)) AND r.namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL}
+  ORDER BY r.id FOR UPDATE OF r SKIP LOCKED)
+UPDATE actorjobs_runs SET published_at = {{now}}, publish_after = NULL
+WHERE id = ANY (ARRAY(SELECT id FROM published))
 """
 
 # The fence is checked where the rows are locked, and from there on only what passed it is looked at. The arrays of ids
@@ -112,7 +188,7 @@ settled AS (
     available_at = CASE WHEN l.is_over OR l.is_canceled THEN u.available_at
       ELSE t.now + l.delay * interval '1 second' END,
     finished_at = CASE WHEN l.is_over OR l.is_canceled THEN t.now END,
-    seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END,
+    seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END, {settled}
     unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
   WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
@@ -129,25 +205,33 @@ SELECT s.id, l.attempt, l.owner, s.state FROM settled s JOIN locked l ON l.id = 
 class PostgresStatements:
     """The statements with the clock's `now` filled in: the database's, or a bound value under a virtual clock."""
 
-    def __init__(self, *, is_virtual: bool) -> None:
+    def __init__(self, *, is_virtual: bool, has_outbox: bool = False) -> None:
         now = BOUND_NOW if is_virtual else REAL_NOW
         times = [bindparam("now", type_=UtcDateTime)] if is_virtual else []
 
+        outbox = {"inserted": _INSERTED, "settled": _SETTLED} if has_outbox else _NO_OUTBOX
+
         def ready(sql: str) -> Any:
-            statement = text(sql.format(now=now))
+            statement = text(sql.format(now=now, **outbox))
             return statement.bindparams(*times) if times else statement
 
         self._insert, self._take, self._take_suspects = ready(_INSERT), ready(_TAKE), ready(_TAKE_SUSPECTS)
         self._next, self._settle = ready(_NEXT), ready(_SETTLE)
-        self._is_virtual = is_virtual
+        self._claim, self._waiting = ready(_CLAIM), ready(_WAITING)
+        self._stage, self._mark = ready(_STAGE), ready(_MARK)
+        self._is_virtual, self._has_outbox = is_virtual, has_outbox
 
     def _time(self, now: datetime) -> dict[str, Any]:
         return {"now": now} if self._is_virtual else {}
 
-    def insert(self, connection: Connection, namespace: str, new: Sequence[New], now: datetime) -> list[bool]:
+    def insert(
+        self, connection: Connection, namespace: str, new: Sequence[New], now: datetime, publish_in: float = 0.0
+    ) -> list[bool]:
         """Insert what collides with nothing: which ones went in."""
         rows = [dict(zip(_INSERT_FIELDS, _insert_row(*one), strict=True)) for one in new]
-        values = {"rows": orjson.dumps(rows).decode(), "ns": namespace} | self._time(now)
+        values: dict[str, Any] = {"rows": orjson.dumps(rows).decode(), "ns": namespace} | self._time(now)
+        if self._has_outbox:
+            values["publish_in"] = publish_in
         inserted = {row[0] for row in connection.execute(self._insert, values)}
         answers: list[bool] = []
         for envelope, _ in new:
@@ -167,6 +251,38 @@ class PostgresStatements:
             return Taken(claims=claims, next_due=0.0 if claims else None)
         waiting = connection.execute(self._next, where).mappings().one()
         return Taken(claims=claims, next_due=waiting["next_due"], suspects_due=waiting["suspects_due"])
+
+    def claim(
+        self,
+        connection: Connection,
+        namespace: str,
+        bids: Sequence[Bid],
+        jobs: Mapping[str, int],
+        owner: str,
+        now: datetime,
+    ) -> Answers:
+        """Claim the runs of hints, passing over those that somebody holds. A second look tells why the others stay."""
+        rows = [{"id": bid.run_id, "seq": bid.seq, "takes_suspect": bid.takes_suspect} for bid in bids]
+        where = {"ns": namespace} | self._time(now)
+        known = {"jobs": list(jobs), "versions": orjson.dumps(dict(jobs)).decode()}
+        values = where | known | {"rows": orjson.dumps(rows).decode(), "owner": owner}
+        claims = [claim_of(row, owner) for row in connection.execute(self._claim, values)]
+        answers: dict[Generation, Claim | Refusal] = {(claim.run_id, claim.seq): claim for claim in claims}
+        refused = [bid for bid in bids if (bid.run_id, bid.seq) not in answers]
+        if refused:
+            found = connection.execute(self._waiting, where | {"ids": [bid.run_id for bid in refused]})
+            answers |= refusals(refused, [Waiting._make(row) for row in found], jobs)
+        return answers
+
+    def stage(self, connection: Connection, namespace: str, limit: int, now: datetime) -> list[Hint]:
+        """The hints that are to be published, each promised to the caller."""
+        found = connection.execute(self._stage, {"ns": namespace, "limit": limit} | self._time(now)).all()
+        return [hint_of(row, row.delay) for row in sorted(found, key=lambda row: row.since)]
+
+    def mark(self, connection: Connection, namespace: str, published: Sequence[Generation], now: datetime) -> None:
+        """Take what a broker has out of the outbox, but for what somebody is just working on."""
+        rows = [{"id": run_id, "seq": seq} for run_id, seq in published]
+        connection.execute(self._mark, {"ns": namespace, "rows": orjson.dumps(rows).decode()} | self._time(now))
 
     def settle(self, connection: Connection, settlements: Sequence[Settlement], now: datetime) -> list[RunState | None]:
         """Write attempts and runs, fenced. The new states, None where the fence did not hold."""

@@ -16,14 +16,14 @@ from actorjobs.errors import ActorJobsError, InvalidOption
 from actorjobs.jobs.unique import Unique, unique_digest
 from actorjobs.lifecycle import TERMINAL, WAITING
 from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
-from actorjobs.ports import Claim, Serves
+from actorjobs.ports import PUBLISH_AHEAD_SECONDS, Claim, Hint, Serves
 from actorjobs.stores import schema
 from actorjobs.stores.schema import EPOCH, to_micros
 
 Row = Mapping[Any, Any]
+"""A row by the names of its columns."""
 New = tuple[Envelope, tuple[Any, ...]]
 """An envelope with its values in the order of `INSERT_COLUMNS`."""
-"""A row by the names of its columns."""
 
 INSERT_COLUMNS = (
     "id",
@@ -52,6 +52,7 @@ INSERT_COLUMNS = (
 )
 """Columns whose values come from the envelope as they are; the rest the database works out from its clock."""
 
+MOST_DOUBLINGS = 60
 EXPIRED_REASON = "expired before it could start"
 MOVING = ("rescheduled", "reopened", "replaced")
 """Noted events that give a run another time to be due."""
@@ -191,6 +192,29 @@ def new_content(envelope: Envelope, now: datetime) -> dict[str, Any]:
     return {name: values[name] for name in REPLACED} | {"available_at": due, "expires_at": expires_at}
 
 
+def publish_after(now: datetime, due: datetime, *, grace: float = 0.0) -> datetime:
+    """When the relay may publish the hint of a run that is due then."""
+    return max(now + timedelta(seconds=grace), due - timedelta(seconds=PUBLISH_AHEAD_SECONDS))
+
+
+def postponed_by(row: Row, seconds: float, doubling_to: float | None) -> float:
+    """For how long the publishing of a run's hint is put off that was put off before."""
+    if doubling_to is None:
+        return seconds
+    doublings: int = min(row["republished"], MOST_DOUBLINGS)
+    return min(seconds * 2.0**doublings, doubling_to)
+
+
+def rests() -> list[float]:
+    """For how long a run's hint is not given up again after it was for the first, the second, ... time."""
+    return [60.0, 120.0, 240.0, 480.0, 900.0]
+
+
+def unpublished(after: datetime | None) -> dict[str, Any]:
+    """The columns of a run in a new generation, or in none, of which no broker knows yet."""
+    return {"publish_after": after, "published_at": None, "republished": 0}
+
+
 def ended_digest(digest: str | None) -> str | None:
     """What a run that is over keeps of its digest: the place of a whole period is not given free."""
     return digest if digest is not None and digest.startswith("p") else None
@@ -252,6 +276,23 @@ def claim_of(row: Sequence[Any], owner: str) -> Claim:
         inserted_at=row[20],
         available_at=row[21],
         claimed_at=row[22],
+    )
+
+
+HINT_COLUMNS = ("id", "seq", "job", "queue", "available_at", "priority", "traceparent", "tracestate")
+
+
+def hint_of(row: Sequence[Any], delay: float) -> Hint:
+    """A hint from a row in the order of `HINT_COLUMNS`, whose run is due in so many seconds."""
+    return Hint(
+        run_id=row[0],
+        seq=row[1],
+        job=row[2],
+        queue=row[3],
+        delay=max(0.0, delay),
+        priority=row[5],
+        traceparent=row[6],
+        tracestate=row[7],
     )
 
 

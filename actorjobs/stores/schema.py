@@ -18,6 +18,7 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     String,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD = "0002"
+HEAD = "0003"
 """The migration this version of the code needs."""
 
 VERSION_TABLE = "actorjobs_schema"
@@ -116,6 +117,8 @@ def word(length: int) -> Word:
 LongText = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL)
 """Text without a limit of the column's own: MySQL's TEXT would end at 64 KiB."""
 
+LongBytes = LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
+
 
 metadata = MetaData()
 
@@ -177,6 +180,9 @@ runs = Table(
     Column("claimed_by", word(64)),
     Column("cancel_requested_at", UtcDateTime),
     Column("reason", LongText),
+    Column("publish_after", UtcDateTime),
+    Column("published_at", UtcDateTime),
+    Column("republished", Integer, nullable=False, server_default="0"),
 )
 
 
@@ -187,11 +193,13 @@ def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Inde
     )
 
 
-# Every index that a run's happy path touches is paid for by every run: three here, the rest stay empty for it.
+# Every index that a run's happy path touches is paid for by every run: three here, the rest stay empty for it. (The
+# outbox is empty where no broker is to be told of runs.)
 _partial("actorjobs_runs_due", "namespace", "queue", "priority", "available_at", where=WAITING_SQL)
 _partial("actorjobs_runs_owned", "claimed_by", where=RUNNING_SQL)
 _partial("actorjobs_runs_suspect", "namespace", "queue", where=f"losses >= 2 AND {WAITING_SQL}")
 _partial("actorjobs_runs_expiring", "namespace", "expires_at", where=f"expires_at IS NOT NULL AND {WAITING_SQL}")
+_partial("actorjobs_runs_outbox", "namespace", "publish_after", where=f"publish_after IS NOT NULL AND {WAITING_SQL}")
 _partial("actorjobs_runs_unusual", "namespace", "state", "id", where=UNUSUAL_SQL)
 _partial("actorjobs_runs_parent", "parent", where="parent IS NOT NULL")
 _partial(
@@ -267,4 +275,26 @@ queues = Table(
     Column("is_paused", Boolean, nullable=False, server_default=text("false")),
     Column("concurrency", Integer),
     Column("reason", LongText),
+    Column("empty_at", UtcDateTime),
+    Column("absent_at", UtcDateTime),
+)
+
+stores = Table(
+    "actorjobs_stores",
+    metadata,
+    Column("namespace", word(64), primary_key=True),
+    Column("id", word(36), nullable=False),
+)
+
+quarantine = Table(
+    "actorjobs_quarantine",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("namespace", word(64), nullable=False),
+    Column("queue", word(255), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("reason", LongText, nullable=False),
+    Column("body", LongBytes, nullable=False),
+    Column("properties", LongText, nullable=False),
+    Index("actorjobs_quarantine_namespace", "namespace", "id"),
 )

@@ -1,6 +1,7 @@
 """The store on a SQL database: SQLite, PostgreSQL, MariaDB and MySQL by the same verbs, each duty in a file of its own.
 
-Hot verbs (insert, take, settle) have statements per database; everything else is SQLAlchemy Core, written once.
+Hot verbs (insert, take, claim, settle, stage, mark_published) have statements per database; everything else is
+SQLAlchemy Core, written once.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from actorjobs.stores.facts import Facts
 from actorjobs.stores.leases import Leases
 from actorjobs.stores.managing import Managing
 from actorjobs.stores.migrate import check_schema, current_version
+from actorjobs.stores.outbox import Outbox
+from actorjobs.stores.quarantine import Quarantine
 from actorjobs.stores.queues import Queues
 from actorjobs.stores.sweeps import Sweeps
 
 
-class SqlStore(Accepting, Delivering, Leases, Queues, Sweeps, Managing, Facts):
+class SqlStore(Accepting, Delivering, Outbox, Leases, Queues, Sweeps, Managing, Quarantine, Facts):
     """Runs of one namespace in a SQL database. See `actorjobs.ports.Store` for what each verb promises."""
 
     _is_open = False
@@ -59,7 +62,10 @@ class SqlStore(Accepting, Delivering, Leases, Queues, Sweeps, Managing, Facts):
         self._database.announce()
 
 
-async def open_store(url: str, *, namespace: str, clock: Clock, inline: bool = False) -> SqlStore:
-    """A store on the database that `url` names; not yet opened. `inline` lets SQLite block the calling thread."""
+async def open_store(
+    url: str, *, namespace: str, clock: Clock, inline: bool = False, has_outbox: bool = False
+) -> SqlStore:
+    """A store on the database that `url` names; not yet opened. `inline` lets SQLite block the calling thread;
+    `has_outbox` says that a broker is to be told of runs."""
     database = await open_database(url, clock, inline=inline)
-    return SqlStore(database=database, namespace=namespace, clock=clock)
+    return SqlStore(database=database, namespace=namespace, clock=clock, has_outbox=has_outbox)

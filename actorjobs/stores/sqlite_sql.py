@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,13 +11,26 @@ from sqlalchemy import Connection
 
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, RunState
-from actorjobs.ports import Claim, Demand, Settlement, Taken
+from actorjobs.ports import (
+    PROMISED_SECONDS,
+    PUBLISH_AHEAD_SECONDS,
+    Bid,
+    Claim,
+    Demand,
+    Hint,
+    Refusal,
+    Settlement,
+    Taken,
+)
+from actorjobs.stores.bids import Answers, Generation, Waiting, refusal
 from actorjobs.stores.rows import (
     CLAIM_COLUMNS,
+    HINT_COLUMNS,
     INSERT_COLUMNS,
     New,
     claim_of,
     digest_in_period,
+    hint_of,
     run_at_micros,
     uniqueness,
 )
@@ -26,8 +39,8 @@ from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, f
 _INSERT = f"""
 INSERT OR IGNORE INTO actorjobs_runs
   ({", ".join(INSERT_COLUMNS)}, namespace, state, inserted_at, available_at, expires_at, key_expires_at,
-  unique_digest)
-VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?, ?, ?)
+  unique_digest, publish_after)
+VALUES ({", ".join("?" * len(INSERT_COLUMNS))}, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 # One arm per priority, so that each is a seek in the index however many runs wait for later.
@@ -52,8 +65,30 @@ _IS_PAUSED = "SELECT 1 FROM actorjobs_queues WHERE namespace = ? AND name = ? AN
 
 _CLAIM = f"""
 UPDATE actorjobs_runs SET state = 'running', attempt = attempt + 1, claimed_at = ?, claimed_by = ?,
-  attempted_at = NULL, progress = NULL, unique_digest = {STARTED_DIGEST}
+  attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
 WHERE id = ?
+"""
+
+# The words that SQLite cannot go by (`+`) keep it on the ids: it thinks that a namespace has ten runs.
+_WAITING = f"""
+SELECT {", ".join("r." + column for column in CLAIM_COLUMNS)}, r.hold IS NOT NULL,
+  coalesce(r.expires_at <= :now, 0) OR r.cancel_requested_at IS NOT NULL,
+  EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused)
+FROM json_each(:ids) d CROSS JOIN actorjobs_runs r ON r.id = d.value
+WHERE +r.namespace = :ns AND {WAITING_SQL}
+"""
+
+_STAGED = f"""
+SELECT {", ".join(HINT_COLUMNS)} FROM actorjobs_runs INDEXED BY actorjobs_runs_outbox
+WHERE namespace = ? AND publish_after IS NOT NULL AND {WAITING_SQL} AND publish_after <= ?
+ORDER BY publish_after LIMIT ?
+"""
+
+_PROMISE = "UPDATE actorjobs_runs SET publish_after = ? WHERE id = ?"
+
+_MARK = f"""
+UPDATE actorjobs_runs SET published_at = ?, publish_after = NULL
+WHERE id = ? AND seq = ? AND +namespace = ? AND publish_after IS NOT NULL AND {WAITING_SQL}
 """
 
 _NEXT = (
@@ -78,12 +113,19 @@ INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, end
 SELECT id, attempt, ?, ?, claimed_at + ?, ?, claimed_by, ?, ?, ? FROM actorjobs_runs WHERE {_HOLDS}
 """
 
-_SETTLE = f"""
+_OUTBOX = "publish_after = ?, published_at = NULL, republished = 0,"
+
+
+def _settle(outbox: str) -> str:
+    return f"""
 UPDATE actorjobs_runs SET state = ?, failures = ?, losses = ?, result = ?, reason = ?,
-  attempted_at = claimed_at + ?, available_at = coalesce(?, available_at), finished_at = ?, seq = seq + ?,
+  attempted_at = claimed_at + ?, available_at = coalesce(?, available_at), finished_at = ?, seq = seq + ?, {outbox}
   unique_digest = CASE WHEN ? THEN {ENDED_DIGEST} ELSE unique_digest END
 WHERE {_HOLDS}
 """
+
+
+_SETTLE, _SETTLE_INTO_OUTBOX = _settle(""), _settle(_OUTBOX)
 
 _ASKED_TO_CANCEL = """
 SELECT id, reason FROM actorjobs_runs WHERE cancel_requested_at IS NOT NULL AND state = 'running'
@@ -93,11 +135,22 @@ SELECT id, reason FROM actorjobs_runs WHERE cancel_requested_at IS NOT NULL AND 
 SECOND = 1_000_000
 
 
-def insert(connection: Connection, namespace: str, new: Sequence[New], now: int) -> list[bool]:
-    """Insert what collides with nothing: which ones went in."""
+def insert(
+    connection: Connection, namespace: str, new: Sequence[New], now: int, publish_in: float | None
+) -> list[bool]:
+    """Insert what collides with nothing: which ones went in. `publish_in` None leaves the outbox alone."""
     cursor = _cursor(connection)
-    rows = [(*values, namespace, *_times(envelope, now), _digest(envelope, now)) for envelope, values in new]
+    rows = [(*values, namespace, *_columns(envelope, now, publish_in)) for envelope, values in new]
     return [cursor.execute(_INSERT, row).rowcount == 1 for row in rows]
+
+
+def _columns(envelope: Envelope, now: int, publish_in: float | None) -> tuple[Any, ...]:
+    times = _times(envelope, now)
+    return (*times, _digest(envelope, now), _publish_after(now, times[2], publish_in))
+
+
+def _publish_after(now: int, due: int, grace: float | None) -> int | None:
+    return None if grace is None else max(now + _micros(grace), due - _micros(PUBLISH_AHEAD_SECONDS))
 
 
 def _cursor(connection: Connection) -> sqlite3.Cursor:
@@ -144,7 +197,52 @@ def _claimed(row: Sequence[Any], owner: str, now: int) -> Claim:
     return claim_of(values, owner)
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement], now: int) -> list[RunState | None]:
+# --- hints -----------------------------------------------------------------------------------------------------------
+
+
+def claim(
+    connection: Connection, namespace: str, bids: Sequence[Bid], jobs: Mapping[str, int], owner: str, now: int
+) -> Answers:
+    """Claim the runs of hints. Nobody else holds a row here, so that none is left undecided."""
+    where = {"ns": namespace, "now": now, "ids": _json_array({bid.run_id for bid in bids})}
+    found = {row[0]: row for row in connection.exec_driver_sql(_WAITING, where)}
+    answers: dict[Generation, Claim | Refusal] = {}
+    claimed: list[tuple[int, str, str]] = []
+    for bid in bids:
+        if (row := found.get(bid.run_id)) is not None:
+            refused = refusal(_waiting(row, now), bid, jobs)
+            if refused is None:
+                claimed.append((now, owner, bid.run_id))
+            answers[bid.run_id, bid.seq] = refused or _claimed(row, owner, now)
+    _cursor(connection).executemany(_CLAIM, claimed)
+    return answers
+
+
+def _waiting(row: Sequence[Any], now: int) -> Waiting:
+    job, version, losses, due = row[2], row[3], row[11], row[21]
+    is_held, is_over, is_paused = (bool(value) for value in row[23:])
+    return Waiting(row[0], row[1], (due - now) / SECOND, losses, job, version, is_held, is_over, is_paused)
+
+
+def stage(connection: Connection, namespace: str, limit: int, now: int) -> list[Hint]:
+    """The hints that are to be published, each promised to the caller."""
+    found = connection.exec_driver_sql(_STAGED, (namespace, now, limit)).fetchall()
+    until = now + _micros(PROMISED_SECONDS)
+    _cursor(connection).executemany(_PROMISE, [(until, row[0]) for row in found])
+    return [hint_of(row, (row[4] - now) / SECOND) for row in found]
+
+
+def mark(connection: Connection, namespace: str, published: Sequence[Generation], now: int) -> None:
+    """Take what a broker has out of the outbox."""
+    _cursor(connection).executemany(_MARK, [(now, run_id, seq, namespace) for run_id, seq in published])
+
+
+# --- settling --------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    connection: Connection, settlements: Sequence[Settlement], now: int, publish_in: float | None
+) -> list[RunState | None]:
     """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
     owners = {settlement.fence.owner for settlement in settlements}
     found = connection.exec_driver_sql(_ASKED_TO_CANCEL, (_json_array(owners),))
@@ -153,12 +251,13 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: int) 
     ends: list[tuple[Any, ...]] = []
     updates: list[tuple[Any, ...]] = []
     for settlement, state in zip(settlements, states, strict=True):
-        end, update = _values(settlement, state, asked, now)
+        end, update = _values(settlement, state, asked, now, publish_in)
         ends.append(end)
         updates.append(update)
     cursor = _cursor(connection)
     held = [cursor.execute(_END_ATTEMPT, end).rowcount == 1 for end in ends]
-    cursor.executemany(_SETTLE, [update for update, holds in zip(updates, held, strict=True) if holds])
+    statement = _SETTLE if publish_in is None else _SETTLE_INTO_OUTBOX
+    cursor.executemany(statement, [update for update, holds in zip(updates, held, strict=True) if holds])
     return [state if holds else None for state, holds in zip(states, held, strict=True)]
 
 
@@ -176,7 +275,7 @@ def _state(settlement: Settlement, asked: dict[str, str | None]) -> RunState:
 
 
 def _values(
-    settlement: Settlement, state: RunState, asked: dict[str, str | None], now: int
+    settlement: Settlement, state: RunState, asked: dict[str, str | None], now: int, publish_in: float | None
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     decision, fence = settlement.decision, settlement.fence
     holds = (fence.run_id, fence.attempt, fence.owner)
@@ -193,6 +292,8 @@ def _values(
         settlement.span_id,
         *holds,
     )
+    due = None if is_over else now + _micros(decision.delay)
+    outbox = () if publish_in is None else (None if due is None else _publish_after(now, due, publish_in),)
     update = (
         state.value,
         decision.failures,
@@ -200,9 +301,10 @@ def _values(
         settlement.result,
         reason,
         after,
-        None if is_over else now + _micros(decision.delay),
+        due,
         now if is_over else None,
         0 if is_over else 1,
+        *outbox,
         is_over,
         *holds,
     )

@@ -10,6 +10,7 @@ from actorjobs.model import RunState
 from actorjobs.ports import Purged
 from actorjobs.stores import schema
 from actorjobs.stores.core import StoreCore
+from actorjobs.stores.quarantine import purge_quarantine
 from actorjobs.stores.rows import EXPIRED_REASON, is_past_keeping, youngest_to_purge
 from actorjobs.stores.schema import runs
 
@@ -35,7 +36,7 @@ class Sweeps(StoreCore):
             ids = [row["id"] for row in rows]
             if ids:
                 ended = {"state": RunState.EXPIRED.value, "finished_at": now, "reason": EXPIRED_REASON}
-                free = {"unique_digest": text(schema.ENDED_DIGEST)}
+                free = {"unique_digest": text(schema.ENDED_DIGEST), "publish_after": None}
                 connection.execute(update(runs).where(runs.c.id.in_(ids)).values(**ended, **free))
                 self._note(connection, rows, "expired", RunState.EXPIRED, now)
             return ids
@@ -57,6 +58,7 @@ class Sweeps(StoreCore):
                 .order_by(runs.c.id)
                 .limit(limit)
             )
+            purge_quarantine(connection, self._namespace, now)
             seen = connection.execute(page).mappings().all()
             old = [row["id"] for row in seen if is_past_keeping(row, keep, now)]
             deleted = 0

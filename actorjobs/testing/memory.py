@@ -25,15 +25,15 @@ from actorjobs.errors import (
 )
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, Transition
-from actorjobs.ports import Accepted, Claim, Demand, Fence, RunFilter, Settlement
+from actorjobs.ports import PUBLISH_GRACE_SECONDS, Accepted, Claim, Demand, Fence, RunFilter, Settlement
 from actorjobs.stores import rows
 from actorjobs.stores.holds import Standings
 from actorjobs.testing import memory_rows
-from actorjobs.testing.memory_leases import MemoryLeases
+from actorjobs.testing.memory_hints import MemoryHints
 from actorjobs.testing.memory_rows import MemoryDatabase, Row, by_urgency, clean, state_of
 
 
-class MemoryStore(MemoryLeases):
+class MemoryStore(MemoryHints):
     """Runs of one namespace in memory. See `actorjobs.ports.Store` for what each verb promises.
 
     Stores that are given the same `database` see each other's runs, like two processes; all of them on one event loop.
@@ -42,9 +42,15 @@ class MemoryStore(MemoryLeases):
     url = "memory://"
 
     def __init__(
-        self, *, namespace: str = "default", clock: Clock | None = None, database: MemoryDatabase | None = None
+        self,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        database: MemoryDatabase | None = None,
+        has_outbox: bool = False,
     ) -> None:
-        super().__init__(namespace=namespace, clock=clock or SystemClock(), database=database or MemoryDatabase())
+        clock, database = clock or SystemClock(), database or MemoryDatabase()
+        super().__init__(namespace=namespace, clock=clock, database=database, has_outbox=has_outbox)
         self._purged_up_to = ""
 
     def __repr__(self) -> str:
@@ -58,9 +64,11 @@ class MemoryStore(MemoryLeases):
 
     # accepting
 
-    async def insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
+    async def insert(
+        self, envelopes: Sequence[Envelope], *, publish_in: float = PUBLISH_GRACE_SECONDS
+    ) -> Sequence[Accepted | Exception]:
         now = await self._begin()
-        return [self._insert(envelope, now) for envelope in envelopes]
+        return [self._insert(envelope, now, publish_in) for envelope in envelopes]
 
     async def insert_all(
         self, envelopes: Sequence[Envelope], tx: ports.Transaction | None = None
@@ -72,7 +80,7 @@ class MemoryStore(MemoryLeases):
         runs = {run_id: dict(row) for run_id, row in self.database.runs.items()}
         events = {run_id: builtins.list(noted) for run_id, noted in self.database.events.items()}
         for index, envelope in enumerate(envelopes):
-            answer = self._insert(envelope, now)
+            answer = self._insert(envelope, now, PUBLISH_GRACE_SECONDS)
             if isinstance(answer, Exception):
                 self.database.runs, self.database.events = runs, events
                 if len(envelopes) > 1:
@@ -81,7 +89,7 @@ class MemoryStore(MemoryLeases):
             accepted.append(answer)
         return accepted
 
-    def _insert(self, envelope: Envelope, now: datetime) -> Accepted | Exception:
+    def _insert(self, envelope: Envelope, now: datetime, publish_in: float) -> Accepted | Exception:
         try:
             row = memory_rows.new_row(envelope, self._namespace, now)
         except ActorJobsError as refusal:
@@ -100,7 +108,7 @@ class MemoryStore(MemoryLeases):
             return Accepted(run_id=holder["id"], existing=True)
         if (twin := self._twin_of(row)) is not None:
             return self._conflict(twin, envelope, now)
-        self.database.runs[envelope.id] = row
+        self.database.runs[envelope.id] = row | self._to_publish(now, row["available_at"], publish_in)
         return Accepted(run_id=envelope.id, existing=False)
 
     def _conflict(self, twin: Row, envelope: Envelope, now: datetime) -> Accepted | Exception:
@@ -113,6 +121,7 @@ class MemoryStore(MemoryLeases):
         if on_conflict == "replace" and state_of(twin) in WAITING:
             twin["state"] = advance(state_of(twin), Transition.RESCHEDULE).value
             twin |= {"seq": twin["seq"] + 1} | rows.new_content(envelope, now)
+            twin |= self._to_publish(now, twin["available_at"])
             self.database.note(twin, "replaced", now, None, None)
             return Accepted(run_id=twin["id"], existing=True, replaced=True)
         return Accepted(run_id=twin["id"], existing=True)
@@ -154,14 +163,6 @@ class MemoryStore(MemoryLeases):
         suspects_due = any(state_of(row) in WAITING and memory_rows.is_suspect(row) for row in due)
         return ports.Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
 
-    def _claim(self, row: Row, owner: str, now: datetime) -> Claim:
-        row["state"] = advance(state_of(row), Transition.CLAIM).value
-        row |= {"attempt": row["attempt"] + 1, "claimed_at": now, "claimed_by": owner}
-        row |= {"attempted_at": None, "progress": None}
-        if row["unique_digest"] is not None and row["unique_digest"].startswith("q"):
-            row["unique_digest"] = None
-        return memory_rows.claim_of(row)
-
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
         now = await self._begin()
         return [self._settle(settlement, now) for settlement in settlements]
@@ -172,6 +173,8 @@ class MemoryStore(MemoryLeases):
             return self.database.recorded(settlement)
         ended = memory_rows.end_attempt(row, settlement, now)
         self.database.attempts.setdefault(row["id"], []).append(ended)
+        if state_of(row) in WAITING:
+            row |= self._to_publish(now, row["available_at"], PUBLISH_GRACE_SECONDS)
         return state_of(row)
 
     async def save_progress(self, fence: Fence, progress: str) -> bool:
@@ -200,7 +203,7 @@ class MemoryStore(MemoryLeases):
         ended = sorted(overdue, key=lambda row: row["id"])[:limit]
         for row in ended:
             row["state"] = advance(state_of(row), Transition.EXPIRE).value
-            row |= {"finished_at": now, "reason": rows.EXPIRED_REASON}
+            row |= {"finished_at": now, "reason": rows.EXPIRED_REASON, "publish_after": None}
             row["unique_digest"] = rows.ended_digest(row["unique_digest"])
             self.database.note(row, "expired", now, None, None)
         return [row["id"] for row in ended]
@@ -209,6 +212,7 @@ class MemoryStore(MemoryLeases):
         now = await self._begin()
         runs = sorted(self.database.runs_of(self._namespace), key=lambda row: row["id"])
         youngest = rows.youngest_to_purge(keep, now)
+        self._purge_quarantine(now)
         ended = [row for row in runs if row["finished_at"] is not None]
         candidates = [row for row in ended if row["finished_at"] < youngest or row["retention"] is not None]
         seen = [row for row in candidates if row["id"] > self._purged_up_to][:limit]
@@ -295,7 +299,7 @@ class MemoryStore(MemoryLeases):
         reason = clean(reason)
         if state_of(row) in WAITING:
             row["state"] = advance(state_of(row), Transition.CANCEL).value
-            row |= {"finished_at": now, "reason": reason}
+            row |= {"finished_at": now, "reason": reason, "publish_after": None}
             row["unique_digest"] = rows.ended_digest(row["unique_digest"])
             self.database.note(row, "canceled", now, reason, by)
         elif state_of(row) is RunState.RUNNING and row["cancel_requested_at"] is None:
@@ -329,7 +333,7 @@ class MemoryStore(MemoryLeases):
         row |= {"state": state.value, "unique_digest": digest}
         cleared = ("finished_at", "expires_at", "hold", "cancel_requested_at", "reason")
         row |= dict.fromkeys(cleared) | {"losses": 0, "max_attempts": row["failures"] + 1}
-        row |= {"available_at": now, "seq": row["seq"] + 1}
+        row |= {"available_at": now, "seq": row["seq"] + 1} | self._to_publish(now, now)
         self.database.note(row, "reopened", now, clean(reason), by)
         return self._run(row)
 
@@ -357,7 +361,7 @@ class MemoryStore(MemoryLeases):
         now = await self._begin()
         row, due = self._row(run_id), max(run_at.astimezone(UTC), now)
         row["state"] = advance(state_of(row), Transition.RESCHEDULE).value
-        row |= {"available_at": due, "seq": row["seq"] + 1}
+        row |= {"available_at": due, "seq": row["seq"] + 1} | self._to_publish(now, due)
         self.database.note(row, "rescheduled", now, f"due {due.isoformat()}", by)
         return self._run(row)
 

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from actorjobs.codec import LIMITS, clip, decode, encode
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, TERMINAL, advance
 from actorjobs.model import Envelope, RunState, Transition
-from actorjobs.ports import Claim, Demand, Fence, LostRun, Mark, QueueInfo, RunFilter, Settlement, WorkerInfo
+from actorjobs.ports import Claim, Demand, Fence, Hint, LostRun, Mark, QueueInfo, RunFilter, Settlement, WorkerInfo
 from actorjobs.stores import rows
+from actorjobs.stores.bids import Waiting
 from actorjobs.stores.schema import runs
 
 Row: TypeAlias = dict[str, Any]
@@ -21,6 +22,7 @@ _NEW_RUN: Row = dict.fromkeys(column.name for column in runs.columns) | {
     "attempt": 0,
     "failures": 0,
     "losses": 0,
+    "republished": 0,
 }
 
 
@@ -33,6 +35,10 @@ class MemoryDatabase:
         self.events: dict[str, list[Row]] = {}
         self.workers: dict[str, Row] = {}
         self.queues: dict[tuple[str, str], Row] = {}
+        self.sightings: dict[tuple[str, str], dict[str, datetime | None]] = {}
+        self.identities: dict[str, str] = {}
+        self.messages: dict[int, Row] = {}
+        self.messages_ever = 0
         self.watchers: list[tuple[object, Callable[[], None]]] = []
 
     def runs_of(self, namespace: str, *states: RunState) -> Iterable[Row]:
@@ -102,6 +108,7 @@ def end_attempt(row: Row, settlement: Settlement, now: datetime) -> Row:
         "finished_at": now if is_over else None,
         "seq": row["seq"] + (not is_over),
         "unique_digest": rows.ended_digest(row["unique_digest"]) if is_over else row["unique_digest"],
+        **rows.unpublished(None),
     }
     return {
         "run_id": row["id"],
@@ -146,6 +153,40 @@ def is_claimable(row: Row, demand: Demand, now: datetime) -> bool:
     is_known = row["version"] <= demand.jobs.get(row["job"], 0)
     is_wanted = is_known and is_suspect(row) == demand.suspects
     return is_wanted and row["available_at"] <= now and not is_expired and not is_held
+
+
+def waiting_of(row: Row, now: datetime, *, is_paused: bool) -> Waiting:
+    """What a waiting run is judged by that somebody bids for."""
+    is_expired = row["expires_at"] is not None and row["expires_at"] <= now
+    return Waiting(
+        id=row["id"],
+        seq=row["seq"],
+        seconds=(row["available_at"] - now).total_seconds(),
+        losses=row["losses"],
+        job=row["job"],
+        version=row["version"],
+        is_held=row["hold"] is not None,
+        is_over=is_expired or row["cancel_requested_at"] is not None,
+        is_paused=is_paused,
+    )
+
+
+def hint_of(row: Row, now: datetime) -> Hint:
+    return rows.hint_of([row[name] for name in rows.HINT_COLUMNS], (row["available_at"] - now).total_seconds())
+
+
+def hinted_at(row: Row) -> datetime:
+    """When the run's hint was published; that of a run that was never marked counts from its acceptance."""
+    at: datetime = row["published_at"] or row["inserted_at"]
+    return at
+
+
+def has_rested(row: Row, now: datetime) -> bool:
+    """Whether the run may be given back, as it was not of late."""
+    if row["republished"] == 0:
+        return True
+    rests = rows.rests()
+    return hinted_at(row) <= now - seconds(rests[min(row["republished"], len(rests)) - 1])
 
 
 def may_be_canceled(row: Row) -> bool:

@@ -29,7 +29,7 @@ def version_of(url: str) -> str | None:
         return current_version(connection)
 
 
-@pytest.mark.parametrize("version", ["0001", None])
+@pytest.mark.parametrize("version", ["0001", "0002", None])
 def test_nobody_migrates_by_looking(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:

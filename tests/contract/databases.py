@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, text, update
+from sqlalchemy import Connection, create_engine, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -19,7 +19,7 @@ from actorjobs.ports import Store
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.stores.migrate import upgrade
 from actorjobs.stores.schema import metadata, runs
-from actorjobs.testing.store_suite import OpenStore, OpenTransaction
+from actorjobs.testing.store_suite import InOutbox, OpenStore, OpenTransaction
 
 
 def migrated_file(path: Path) -> Path:
@@ -82,8 +82,8 @@ async def opening(url: str) -> AsyncGenerator[OpenStore]:
     """Opens stores on one database and closes them in the end."""
     async with AsyncExitStack() as stack:
 
-        async def opened(namespace: str, clock: Clock) -> Store:
-            store = await open_store(url, namespace=namespace, clock=clock)
+        async def opened(namespace: str, clock: Clock, *, has_outbox: bool = False) -> Store:
+            store = await open_store(url, namespace=namespace, clock=clock, has_outbox=has_outbox)
             stack.push_async_callback(store.close)
             await store.open()
             return store
@@ -113,9 +113,15 @@ def engine_of(store: Store) -> AsyncEngine:
     return store.engine
 
 
-async def write_hold(store: Store, run_id: str, reason: str) -> None:
+async def write_hold(store: Store, run_id: str, reason: str | None) -> None:
     async with engine_of(store).begin() as connection:
         await connection.execute(update(runs).where(runs.c.id == run_id).values(hold=reason))
+
+
+async def read_outbox(store: Store, run_id: str) -> InOutbox:
+    columns = (runs.c.publish_after, runs.c.published_at, runs.c.republished)
+    async with engine_of(store).connect() as connection:
+        return InOutbox(*(await connection.execute(select(*columns).where(runs.c.id == run_id))).one())
 
 
 # --- transactions of an application ----------------------------------------------------------------------------------

@@ -246,6 +246,7 @@ INDEXES_OF_RUNS = {
     "actorjobs_runs_due": ["namespace", "queue", "state", "priority", "available_at"],
     "actorjobs_runs_expiring": ["namespace", "state", "expires_at"],
     "actorjobs_runs_key": ["namespace", "tenant", "job", "idempotency_key"],
+    "actorjobs_runs_outbox": ["namespace", "publish_after"],
     "actorjobs_runs_owned": ["claimed_by", "state"],
     "actorjobs_runs_parent": ["parent"],
     "actorjobs_runs_suspect": ["namespace", "queue", "losses"],

@@ -9,8 +9,8 @@ import pytest
 from actorjobs.clock import Clock, SystemClock
 from actorjobs.ports import Store
 from actorjobs.testing import MemoryDatabase, MemoryStore
-from actorjobs.testing.store_suite import OpenStore, StoreSuite
-from tests.contract.databases import Begin, opening, transactions_on, write_hold
+from actorjobs.testing.store_suite import InOutbox, OpenStore, StoreSuite
+from tests.contract.databases import Begin, opening, read_outbox, transactions_on, write_hold
 
 
 class TestMemory(StoreSuite):
@@ -18,14 +18,18 @@ class TestMemory(StoreSuite):
     def open_store(self) -> OpenStore:
         database = MemoryDatabase()
 
-        async def open_store(namespace: str, clock: Clock) -> Store:
-            return MemoryStore(namespace=namespace, clock=clock, database=database)
+        async def open_store(namespace: str, clock: Clock, *, has_outbox: bool = False) -> Store:
+            return MemoryStore(namespace=namespace, clock=clock, database=database, has_outbox=has_outbox)
 
         return open_store
 
-    async def hold(self, store: Store, run_id: str, reason: str) -> None:
+    async def hold(self, store: Store, run_id: str, reason: str | None) -> None:
         assert isinstance(store, MemoryStore)
         store.database.runs[run_id]["hold"] = reason
+
+    async def outbox_of(self, store: Store, run_id: str) -> InOutbox:
+        assert isinstance(store, MemoryStore)
+        return InOutbox(*(store.database.runs[run_id][name] for name in InOutbox._fields))
 
 
 class OnDatabase:
@@ -34,8 +38,11 @@ class OnDatabase:
     def transactions(self, store: Store) -> Mapping[str, Begin]:
         return transactions_on(store)
 
-    async def hold(self, store: Store, run_id: str, reason: str) -> None:
+    async def hold(self, store: Store, run_id: str, reason: str | None) -> None:
         await write_hold(store, run_id, reason)
+
+    async def outbox_of(self, store: Store, run_id: str) -> InOutbox:
+        return await read_outbox(store, run_id)
 
 
 class InRealTime:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -28,9 +28,10 @@ Travel: TypeAlias = Callable[[float], Awaitable[None]]
 
 
 class OpenStore(Protocol):
-    """How the suite gets a store: opened, on the one database of the test, closed when the test is over."""
+    """How the suite gets a store: opened, on the one database of the test, closed when the test is over. With
+    `has_outbox` it is one whose runs a broker is to be told of."""
 
-    async def __call__(self, namespace: str, clock: Clock) -> Store: ...
+    async def __call__(self, namespace: str, clock: Clock, *, has_outbox: bool = False) -> Store: ...
 
 
 class OpenTransaction(Protocol):
@@ -42,6 +43,14 @@ class OpenTransaction(Protocol):
     async def commit(self) -> None: ...
 
     async def rollback(self) -> None: ...
+
+
+class InOutbox(NamedTuple):
+    """When the relay may publish a run's hint (None: not at all), when it was published, how often given back."""
+
+    publish_after: datetime | None = None
+    published_at: datetime | None = None
+    republished: int = 0
 
 
 class StoreSetting:
@@ -65,9 +74,13 @@ class StoreSetting:
         """By their names, the kinds of transactions that `tx=` takes; none where the store is part of none."""
         return {}
 
-    async def hold(self, store: Store, run_id: str, reason: str) -> None:
+    async def hold(self, store: Store, run_id: str, reason: str | None) -> None:
         """Write `reason` as the hold of a waiting run: no verb of a store does, it is for what limits runs."""
         raise NotImplementedError("a store's tests give the suite a method `hold`")
+
+    async def outbox_of(self, store: Store, run_id: str) -> InOutbox:
+        """What the run's row says of its hint: no verb of a store tells."""
+        raise NotImplementedError("a store's tests give the suite a method `outbox_of`")
 
     @pytest.fixture
     def clock(self) -> Clock:
