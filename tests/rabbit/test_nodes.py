@@ -62,7 +62,7 @@ async def becomes(question: Callable[[], Awaitable[bool]], *, within: float = 20
 
 async def test_vhost_takes_what_is_published(vhost: str) -> None:
     async with channel_to(vhost) as channel:
-        queue = await channel.declare_queue(new_name(), auto_delete=True)
+        queue = await channel.declare_queue(exclusive=True)
         await put(channel, queue.name)
         message = await queue.get(timeout=5)
         assert message.body == b"hello"
