@@ -185,8 +185,8 @@ def has_rested(row: Row, now: datetime) -> bool:
     """Whether the run may be given back, as it was not of late."""
     if row["republished"] == 0:
         return True
-    rests = rows.rests()
-    return hinted_at(row) <= now - seconds(rests[min(row["republished"], len(rests)) - 1])
+    rests, times = rows.rests(), int(row["republished"])
+    return hinted_at(row) <= now - seconds(rests[min(times, len(rests)) - 1])
 
 
 def may_be_canceled(row: Row) -> bool:

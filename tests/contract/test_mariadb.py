@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from actorjobs.clock import SystemClock
 from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import Outcome, RunState
-from actorjobs.ports import Accepted, Claim, Demand
+from actorjobs.ports import Accepted, Bid, Claim, Demand
 from actorjobs.stores import SqlStore, accepting, mysql_sql, open_store, steps, upgrade_sql
 from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata, word
 from actorjobs.testing.store_suite.setting import (
@@ -777,6 +777,29 @@ async def test_hot_statements_go_by_index(filled: AsyncEngine) -> None:
         assert states == [RunState.SUCCEEDED] * 20
         return _rows_read(connection) - before
 
+    def hinted(act: Callable[[Connection, list[str]], object]) -> Callable[[Connection], object]:
+        def counted(connection: Connection) -> object:
+            connection.execute(text("UPDATE actorjobs_runs SET publish_after = UTC_TIMESTAMP(6)"))
+            query = "SELECT id FROM actorjobs_runs WHERE state = 'queued' AND available_at <= UTC_TIMESTAMP(6) LIMIT 20"
+            ids = sorted(connection.execute(text(query)).scalars())
+            before = _rows_read(connection)
+            act(connection, ids)
+            return _rows_read(connection) - before
+
+        return counted
+
+    def claim(connection: Connection, ids: list[str]) -> object:
+        bids = [Bid(run_id=id, seq=1) for id in ids]
+        answers = mysql_sql.claim(connection, "default", bids, {JOB: 1}, "w", None).values()
+        assert [type(answer) for answer in answers] == [Claim] * 20
+        return mysql_sql.claim(connection, "default", bids, {JOB: 1}, "w", None)
+
+    def stage(connection: Connection, _ids: list[str]) -> object:
+        return mysql_sql.stage(connection, "default", 20, None)
+
+    def mark(connection: Connection, ids: list[str]) -> object:
+        return mysql_sql.mark(connection, "default", [(id, 1) for id in ids], None)
+
     def reads(act: Callable[[Connection], object]) -> Callable[[Connection], object]:
         def counted(connection: Connection) -> object:
             before = _rows_read(connection)
@@ -790,6 +813,9 @@ async def test_hot_statements_go_by_index(filled: AsyncEngine) -> None:
         "take a suspect": (reads(lambda c: mysql_sql.take(c, "default", suspects, "w", None)), 150),
         "take nothing": (reads(lambda c: mysql_sql.take(c, "nobody", few, "w", None)), 150),
         "settle": (settle, 300),
+        "claim": (hinted(claim), 300),
+        "mark": (hinted(mark), 150),
+        "stage": (hinted(stage), 300),
     }
     for name, (act, most) in hot.items():
         async with filled.connect() as connection:
@@ -809,4 +835,7 @@ async def test_everything_else_answers_in_time_on_many_rows(store: SqlStore, fil
     await store.lost_runs(100)
     assert await store.expire(100) == []
     await store.purge({RunState.SUCCEEDED: 1e9}, 1000)
+    await store.note_queue("queue-3", is_absent=True)
+    assert await store.restage_lost("queue-3", {}, 100) == 100
+    assert await store.publish_now("queue-3", [JOB]) == 0
     assert time.monotonic() - began < 5

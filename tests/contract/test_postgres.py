@@ -11,6 +11,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -515,7 +516,11 @@ async def test_hot_statements_go_by_index(store: SqlStore, admin: AsyncEngine) -
         "next due": (statements._next, where),
         "settle": (statements._settle, {"rows": settled % envelope().id}),
     }
-    for name, (statement, values) in hot.items():
+    await _go_by_index(admin, hot)
+
+
+async def _go_by_index(admin: AsyncEngine, statements: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+    for name, (statement, values) in statements.items():
         async with admin.connect() as connection:
             explained = await connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS OFF) {statement.text}"), values)
             plan = "\n".join(explained.scalars())
@@ -525,6 +530,30 @@ async def test_hot_statements_go_by_index(store: SqlStore, admin: AsyncEngine) -
         filtered = sum(int(line.split(":")[1]) for line in plan.splitlines() if "Rows Removed by" in line)
         assert filtered < 20, f"{name} wades through {filtered} rows:\n{plan}"
 
+
+async def test_statements_for_hints_go_by_index(admin: AsyncEngine) -> None:
+    async with admin.begin() as connection:
+        await connection.execute(text(FILL))
+        await connection.execute(text(STAGED))
+        found = await connection.execute(text(DUE))
+        ids = list(found.scalars())
+    async with admin.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE"))
+    statements = PostgresStatements(is_virtual=False, has_outbox=True)
+    rows = {"rows": orjson.dumps([{"id": id, "seq": 1, "takes_suspect": False} for id in ids]).decode()}
+    known = {"jobs": [JOB], "versions": f'{{"{JOB}": 1}}', "owner": "w"}
+    hot: dict[str, tuple[Any, dict[str, Any]]] = {
+        "claim": (statements._claim, rows | known | {"ns": "default"}),
+        "why not": (statements._waiting, {"ids": ids, "ns": "default"}),
+        "stage": (statements._stage, {"ns": "default", "limit": 50}),
+        "mark": (statements._mark, rows | {"ns": "default"}),
+    }
+    await _go_by_index(admin, hot)
+
+
+DUE = "SELECT id FROM actorjobs_runs WHERE state = 'queued' AND available_at <= now() LIMIT 100"
+STAGED = "UPDATE actorjobs_runs SET publish_after = now() + (random() - 0.5) * interval '1 minute'"
+"""Also of runs that have ended, where a broken process may have left it."""
 
 FILL = f"""
 INSERT INTO actorjobs_runs
@@ -546,4 +575,7 @@ async def test_everything_else_answers_in_time_on_many_rows(store: SqlStore, adm
     await store.queues()
     await store.lost_runs(100)
     await store.purge({RunState.SUCCEEDED: 1e9}, 1000)
+    await store.note_queue("queue-3", is_absent=True)
+    assert await store.restage_lost("queue-3", {}, 100) == 100
+    assert await store.publish_now("queue-3", [JOB]) == 0
     assert time.monotonic() - began < 5

@@ -18,7 +18,20 @@ from actorjobs.clock import Clock, VirtualClock
 from actorjobs.codec import encode_error
 from actorjobs.lifecycle import Ending, Standing, decide
 from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState
-from actorjobs.ports import Claim, Demand, LostRun, RunFilter, RunPage, Settlement, Store, Taken
+from actorjobs.ports import (
+    Bid,
+    Claim,
+    Demand,
+    Hint,
+    LostRun,
+    Quarantined,
+    Refusal,
+    RunFilter,
+    RunPage,
+    Settlement,
+    Store,
+    Taken,
+)
 from actorjobs.testing.memory import MemoryStore
 from actorjobs.testing.memory_rows import MemoryDatabase
 from actorjobs.testing.store_suite.setting import (
@@ -37,6 +50,9 @@ JOBS, QUEUES, TENANTS = ("suite:one", "suite:two", "suite:three"), ("fast", "slo
 OWNERS = ("worker-1", "worker-2", "worker-3")
 ENDED = [outcome for outcome in Outcome if outcome is not Outcome.RUNNING]
 SHOWN_STEPS = 25
+UNORDERED = ("running", "stage")
+"""Verbs with answers of any order; hints may be put into the outbox in the same microsecond, and come out alike."""
+ALL = 1000
 
 
 @dataclass(frozen=True)
@@ -71,8 +87,14 @@ def comparable(answer: Any) -> Any:
             return (type(answer).__name__, str(answer))
         case Envelope():
             return answer.model_copy(update={"id": "new"})
+        case Quarantined():
+            return replace(answer, id=None)
         case Taken(next_due=float(seconds)):
             return comparable(replace(answer, next_due=None)), round(seconds, 5)
+        case Refusal():
+            return replace(answer, seconds=round(answer.seconds, 5))
+        case Hint():
+            return replace(answer, delay=round(answer.delay, 5))
         case Taken() | RunPage():
             return [comparable(getattr(answer, name)) for name in answer.__dataclass_fields__]
         case str():
@@ -86,7 +108,9 @@ def comparable(answer: Any) -> Any:
 class StoreMachine:
     """Thinks of something to do, has it done by each pair of stores' one and other, and holds the answers together."""
 
-    def __init__(self, *, pairs: Sequence[tuple[Store, Store]], clock: VirtualClock, seed: int) -> None:
+    def __init__(
+        self, *, pairs: Sequence[tuple[Store, Store]], clock: VirtualClock, seed: int, has_outbox: bool = False
+    ) -> None:
         self._pairs = pairs
         self._clock = clock
         self._random = Random(seed)
@@ -96,6 +120,7 @@ class StoreMachine:
         self._claims: list[Claim] = []
         self._settled: list[Settlement] = []
         self._lost: list[LostRun] = []
+        self._hints: list[Hint] = []
         self._cursor: str | None = None
         self._microseconds = 0
         self._thoughts: dict[Callable[[], Verb], int] = {
@@ -113,6 +138,8 @@ class StoreMachine:
             self._read: 10,
             self._list: 6,
         }
+        if has_outbox:
+            self._thoughts |= {self._stage: 8, self._claim: 12, self._tell: 14, self._look_for_lost: 10}
 
     async def work(self, steps: int) -> None:
         """Do so many things, then compare everything that is left."""
@@ -127,6 +154,8 @@ class StoreMachine:
     async def _compare_all(self, pair: tuple[Store, Store]) -> None:
         for name in ("queues", "workers"):
             await self._do(pair, verb(name))
+        await self._do(pair, verb("stage", ALL))
+        await self._do(pair, verb("quarantined", ALL))
         await self._do(pair, verb("count_by_state", EVERYTHING))
         await self._do(pair, verb("list", EVERYTHING, limit=1000, cursor=None))
         for one in self._envelopes:
@@ -136,8 +165,8 @@ class StoreMachine:
     async def _do(self, pair: tuple[Store, Store], what: Verb) -> Any:
         self._log.append(f"{self._clock.now():%H:%M:%S.%f} {what}")
         answers = [await what.on(store) for store in pair]
-        if what.name == "running":
-            answers = [sorted(answer, key=lambda claim: claim.run_id) for answer in answers]
+        if what.name in UNORDERED:
+            answers = [sorted(answer, key=lambda one: one.run_id) for answer in answers]
         ours, theirs = map(comparable, answers)
         steps = "\n".join(self._log[-SHOWN_STEPS:])
         assert ours == theirs, f"seed {self._seed}, step {len(self._log)}: the answers differ after\n{steps}"
@@ -149,6 +178,10 @@ class StoreMachine:
             match item:
                 case Taken():
                     self._claims += item.claims
+                case Claim():
+                    self._claims.append(item)
+                case Hint():
+                    self._hints.append(item)
                 case LostRun():
                     self._lost.append(item)
                 case RunPage():
@@ -255,6 +288,55 @@ class StoreMachine:
         fence = self._random.choice(self._claims).fence
         return verb(self._random.choice(["save_progress", "save_checkpoint"]), fence, '{"page":7}')
 
+    def _stage(self) -> Verb:
+        return verb("stage", ALL)
+
+    def _some_hints(self) -> list[Hint]:
+        """Of runs that wait, if all is well; some late, some of a generation yet to come, some garbage."""
+        random = self._random
+        hints = self._hints[-12:] + [claim.hint for claim in self._claims[-3:]]
+        hints += [Hint(run_id=one.id, seq=1, job=one.job, queue=one.queue) for one in self._envelopes[-6:]]
+        hints += [replace(one, seq=seq) for one in hints[-2:] for seq in (None, (one.seq or 0) + 1)]
+        hints.append(Hint(run_id=random.choice(["", "garbage", run_id()]), seq=1, job=JOBS[0], queue=QUEUES[0]))
+        return random.choices(hints, k=random.choice([0, 1, 2, 5, 10]))
+
+    def _claim(self) -> Verb:
+        random = self._random
+        bids = [
+            Bid(run_id=one.run_id, seq=one.seq, takes_suspect=random.random() < 0.3)
+            for one in self._some_hints()
+            if one.seq is not None
+        ]
+        jobs = dict.fromkeys(random.sample(JOBS, random.choice([1, 2, 3, 3, 3])), 1)
+        return verb("claim", bids, jobs, random.choice(OWNERS))
+
+    def _tell(self) -> Verb:
+        random = self._random
+        hints = self._some_hints()
+        message = Quarantined(queue=NASTY, reason=NASTY, body=random.randbytes(9), properties={"n": random.random()})
+        return random.choice(
+            [
+                *[verb("mark_published", hints)] * 4,
+                verb("publish_later", hints, random.choice([0, 3, 20])),
+                verb("publish_later", hints, 2, doubling_to=random.choice([3, 60])),
+                verb("publish_now", random.choice(QUEUES), random.sample(JOBS, random.choice([0, 1, 3]))),
+                verb("quarantine", [message] * random.randrange(3)),
+            ]
+        )
+
+    def _look_for_lost(self) -> Verb:
+        random, now = self._random, self._clock.now()
+        queue = random.choice(QUEUES)
+        moments = {priority: now - timedelta(seconds=random.choice([0.5, 9, 60])) for priority in (0, 4, 9)}
+        overtaken = dict(random.sample(sorted(moments.items()), random.randrange(4)))
+        return random.choice(
+            [
+                verb("note_queue", queue, is_absent=random.random() < 0.3),
+                verb("restage_lost", queue, overtaken, ALL),
+                verb("restage_lost", queue, {}, ALL),
+            ]
+        )
+
     def _look_after_workers(self) -> Verb:
         owner = self._random.choice(OWNERS)
         fresh = f"worker-{run_id()}"
@@ -337,14 +419,28 @@ class Matching(StoreSetting):
         self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, seed: int
     ) -> None:
         """Two processes in one namespace, one in another; with workers that are there from the beginning."""
+        pairs = await self._pairs(open_store, namespace, clock, travel, has_outbox=False)
         assert isinstance(clock, VirtualClock)
+        await StoreMachine(pairs=pairs, clock=clock, seed=seed).work(150)
+
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_random_work_with_hints_is_answered_as_by_a_store_in_memory(
+        self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, seed: int
+    ) -> None:
+        pairs = await self._pairs(open_store, namespace, clock, travel, has_outbox=True)
+        assert isinstance(clock, VirtualClock)
+        await StoreMachine(pairs=pairs, clock=clock, seed=seed, has_outbox=True).work(200)
+
+    async def _pairs(
+        self, open_store: OpenStore, namespace: str, clock: Clock, travel: Travel, *, has_outbox: bool
+    ) -> list[tuple[Store, Store]]:
         database = MemoryDatabase()
         pairs: list[tuple[Store, Store]] = []
         for name in (namespace, namespace, f"not-{namespace}"):
-            one = MemoryStore(namespace=name, clock=clock, database=database)
-            pairs.append((one, await open_store(name, clock)))
+            one = MemoryStore(namespace=name, clock=clock, database=database, has_outbox=has_outbox)
+            pairs.append((one, await open_store(name, clock, has_outbox=has_outbox)))
         for owner in OWNERS:
             for store in pairs[0]:
                 await store.join(worker(owner))
         await travel(1)
-        await StoreMachine(pairs=pairs, clock=clock, seed=seed).work(150)
+        return pairs
