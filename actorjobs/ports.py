@@ -404,10 +404,13 @@ class Store(Protocol):
         """The broker has these: they leave the outbox, where the run still waits in the hint's generation."""
         ...
 
-    async def publish_later(self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None) -> None:
+    async def publish_later(
+        self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None, as_new: bool = False
+    ) -> None:
         """Have these runs, where they still wait in the hint's generation, published in so many seconds, and not before
         `PUBLISH_AHEAD_SECONDS` ahead of their being due. With `doubling_to` the seconds double each time this happens
-        to a run in its generation, up to so many."""
+        to a run until it is claimed, up to so many. `as_new` is for hints whose message is used up: the run gets a new
+        generation, for which no confirm of the old one can count."""
         ...
 
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:

@@ -52,7 +52,9 @@ class Outbox(StoreCore):
 
     # publishing put off, or hurried
 
-    async def publish_later(self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None) -> None:
+    async def publish_later(
+        self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None, as_new: bool = False
+    ) -> None:
         wanted = set(generations(hints))
         ids = sorted({run_id for run_id, _ in wanted})
 
@@ -63,7 +65,7 @@ class Outbox(StoreCore):
                 rows = [row for row in rows if (row["id"], row["seq"]) in wanted]
                 after = {row["id"]: postponed_by(row, seconds, doubling_to) for row in rows}
                 moments = {row["id"]: publish_after(now, row["available_at"], grace=after[row["id"]]) for row in rows}
-                self._put_off(connection, moments, again=doubling_to is not None)
+                self._put_off(connection, moments, again=doubling_to is not None, as_new=as_new)
 
         def patiently(connection: Connection) -> None:
             # A hint is forgotten when it is put off: what is passed over here would be found only as lost.
@@ -86,12 +88,16 @@ class Outbox(StoreCore):
         query = select(*columns).where(*mine).order_by(runs.c.id).with_for_update(skip_locked=skip_locked)
         return connection.execute(self._dialect.by_index(query, runs, "PRIMARY")).mappings().all()
 
-    def _put_off(self, connection: Connection, moments: Mapping[str, datetime], *, again: bool) -> None:
+    def _put_off(
+        self, connection: Connection, moments: Mapping[str, datetime], *, again: bool, as_new: bool = False
+    ) -> None:
         """Write when each of these locked runs is to be published. Nearly all have the same time."""
         groups: dict[datetime, list[str]] = {}
         for run_id, moment in moments.items():
             groups.setdefault(moment, []).append(run_id)
         values: dict[str, Any] = {"republished": runs.c.republished + 1} if again else {}
+        if as_new:
+            values |= {"seq": runs.c.seq + 1, "published_at": None}
         for moment, ids in groups.items():
             connection.execute(update(runs).where(runs.c.id.in_(ids)).values(publish_after=moment, **values))
 

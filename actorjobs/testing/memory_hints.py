@@ -76,12 +76,16 @@ class MemoryHints(MemoryLeases):
             if row["publish_after"] is not None:
                 row |= {"published_at": now, "publish_after": None}
 
-    async def publish_later(self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None) -> None:
+    async def publish_later(
+        self, hints: Sequence[Hint], seconds: float, *, doubling_to: float | None = None, as_new: bool = False
+    ) -> None:
         now = await self._begin()
         for row in self._hinted(hints):
             grace = rows.postponed_by(row, seconds, doubling_to)
             row["publish_after"] = rows.publish_after(now, row["available_at"], grace=grace)
             row["republished"] += doubling_to is not None
+            if as_new:
+                row |= {"seq": row["seq"] + 1, "published_at": None}
 
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
         now = await self._begin()

@@ -71,7 +71,9 @@ class Drain:
         while True:
             try:
                 if hints:
-                    await self._store.publish_later(hints, RESENT_FIRST_SECONDS, doubling_to=RESENT_LAST_SECONDS)
+                    await self._store.publish_later(
+                        hints, RESENT_FIRST_SECONDS, doubling_to=RESENT_LAST_SECONDS, as_new=True
+                    )
                     hints = []
                 if foreign:
                     await self._store.quarantine(foreign)

@@ -74,7 +74,9 @@ class Writer:
         while self._put_off:
             group = sorted(self._put_off[:GROUP], key=lambda one: (one[0][0], one[0][1] or 0.0))
             for (seconds, doubling_to), some in groupby(group, key=lambda one: one[0]):
-                await self._store.publish_later([hint for _, hint, _ in some], seconds, doubling_to=doubling_to)
+                await self._store.publish_later(
+                    [hint for _, hint, _ in some], seconds, doubling_to=doubling_to, as_new=True
+                )
             _tell([done for _, _, done in group])
             del self._put_off[:GROUP]
         while self._foreign:

@@ -519,6 +519,21 @@ class Hinting(StoreSetting):
         await hinted.publish_later([hint(new, 2)], 2, doubling_to=15)
         assert await self.outbox_of(hinted, new) == InOutbox(later(clock.now(), 2), None, 1)
 
+    async def test_what_a_broker_gave_in_vain_is_put_off_in_a_new_generation(
+        self, hinted: Store, travel: Travel, clock: Clock
+    ) -> None:
+        [new] = await accepted(hinted, envelope())
+        await hinted.publish_later([hint(new)], 1, doubling_to=60, as_new=True)
+        await hinted.mark_published([hint(new)])  # late news of the message that is used up
+        assert await self.outbox_of(hinted, new) == InOutbox(later(clock.now(), 1), None, 1)
+        await travel(1)
+        assert [(one.run_id, one.seq) for one in await hinted.stage(10)] == [(new, 2)]
+        await hinted.mark_published([hint(new, 2)])
+        await hinted.publish_later([hint(new)], 1, as_new=True)  # a double of the old message
+        await hinted.publish_later([hint(new, 2)], 1, doubling_to=60, as_new=True)
+        assert await self.outbox_of(hinted, new) == InOutbox(later(clock.now(), 2), None, 2)
+        assert got(await bid_for(hinted, new)) == ["stale"]
+
     async def test_only_what_waits_in_the_hints_generation_is_put_off(
         self, hinted: Store, hinted_foreign: Store
     ) -> None:

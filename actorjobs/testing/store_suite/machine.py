@@ -319,6 +319,7 @@ class StoreMachine:
                 *[verb("mark_published", hints)] * 4,
                 verb("publish_later", hints, random.choice([0, 3, 20])),
                 verb("publish_later", hints, 2, doubling_to=random.choice([3, 60])),
+                verb("publish_later", hints, 1, as_new=True),
                 verb("publish_now", random.choice(QUEUES), random.sample(JOBS, random.choice([0, 1, 3]))),
                 verb("quarantine", [message] * random.randrange(3)),
             ]
