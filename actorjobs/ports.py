@@ -87,6 +87,28 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxFacts:
+    """How the waiting runs of a queue stand towards the broker. `overdue` ones should have been published by the relay;
+    `told` ones are due, and the broker should have a hint of each."""
+
+    waiting: int = 0
+    overdue: int = 0
+    told: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerFacts:
+    """What a broker has: messages ready by queue (None for a queue that is not there), those that nobody could deliver,
+    and how its topology differs from what it should be."""
+
+    version: str
+    ready: Mapping[str, int | None]
+    dead: int | None
+    unrouted: int | None
+    differences: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
     """A message that is no hint of ours, kept with its bytes. `id` and `at` are the store's to give."""
 
@@ -431,6 +453,10 @@ class Store(Protocol):
         """
         ...
 
+    async def outbox_facts(self) -> Mapping[str, OutboxFacts]:
+        """How the waiting runs of each queue stand towards the broker; counted, so it takes a while."""
+        ...
+
     async def quarantine(self, messages: Sequence[Quarantined]) -> None:
         """Keep messages that are no hints."""
         ...
@@ -644,6 +670,14 @@ class Broker(Protocol):
 
     def signal(self) -> None:
         """Have every process look at once at what operators wish. May be lost."""
+        ...
+
+    async def facts(self, queues: Sequence[str]) -> BrokerFacts | None:
+        """What the broker has of these queues; None where there is no broker besides the store. `BrokerUnavailable`."""
+        ...
+
+    async def repair(self, queues: Sequence[str]) -> int:
+        """Publish again what must have been lost of these queues, and what is overdue; how many hints."""
         ...
 
     def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> Consumer:

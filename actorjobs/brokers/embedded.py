@@ -15,7 +15,7 @@ from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
-from actorjobs.ports import Claim, Delivery, Demand, Hint, Store, Sweep, Taken
+from actorjobs.ports import BrokerFacts, Claim, Delivery, Demand, Hint, Store, Sweep, Taken
 
 POLL_SECONDS = 1.0
 NEVER_POLL_SECONDS = 86400.0
@@ -113,6 +113,12 @@ class EmbeddedBroker:
     @property
     def is_taking(self) -> bool:
         return True
+
+    async def facts(self, queues: Sequence[str]) -> BrokerFacts | None:
+        return None
+
+    async def repair(self, queues: Sequence[str]) -> int:
+        return 0
 
     async def take(self, demand: Demand, owner: str) -> Taken:
         taken = await self._take(demand, owner)

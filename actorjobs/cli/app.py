@@ -52,6 +52,9 @@ def demo() -> None:
 @app.callback()
 def _options() -> None:
     """Background jobs for asyncio, with every run and every attempt on record."""
+    for driver in ("aiormq", "aio_pika"):
+        # They tell of each lost connection several times, with tracebacks; our own log says it once.
+        logging.getLogger(driver).setLevel(logging.CRITICAL)
 
 
 AppArgument = Annotated[
@@ -112,6 +115,3 @@ def _log(level: str) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
     )
     logging.getLogger("actorjobs").setLevel(number)
-    for driver in ("aiormq", "aio_pika"):
-        # They tell of each lost connection several times, with tracebacks; our own log says it once.
-        logging.getLogger(driver).setLevel(logging.CRITICAL)

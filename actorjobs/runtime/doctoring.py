@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from actorjobs.clock import Clock
+from actorjobs.errors import BrokerUnavailable
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Run, RunState
-from actorjobs.ports import QueueInfo, RunFilter, Settlement, Store, WorkerInfo
+from actorjobs.ports import Broker, OutboxFacts, QueueInfo, RunFilter, Settlement, Store, WorkerInfo
 from actorjobs.stores import SqlStore
 from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, is_known_dead
 from actorjobs.worker.sweeps import expire, rescue
@@ -28,6 +29,8 @@ LOW_DISK_BYTES: Final = 1 << 30
 NO_DISK_BYTES: Final = 100 << 20
 LATE_SECONDS: Final = 60.0
 VERY_LATE_SECONDS: Final = 600.0
+IN_HAND: Final = 1000
+"""So many hints may be with workers, neither ready in the broker nor lost."""
 DAY: Final = timedelta(days=1)
 
 
@@ -209,6 +212,65 @@ async def _dead_letters(store: Store, now: datetime) -> list[Finding]:
         )
         for (job, error), count in counted.most_common(20)
     ]
+
+
+async def examine_broker(broker: Broker, store: Store) -> list[Finding]:
+    """What the broker has, held against what the store says of the same queues."""
+    queues = [queue.name for queue in await store.queues()]
+    try:
+        facts = await broker.facts(queues)
+    except BrokerUnavailable as error:
+        advice = "dispatches are accepted all the same, and published when it is back; check the address and the server"
+        return [Finding(check="broker", level="error", found=str(error), advice=advice)]
+    if facts is None:
+        return []
+    found = [Finding(check="broker", level="ok", found=f"RabbitMQ {facts.version} answers")]
+    for difference in facts.differences:
+        advice = "actorjobs topology apply makes what is missing; what differs is deleted when empty, and made again"
+        found.append(Finding(check="topology", level="warning", found=difference, advice=advice))
+    outbox = await store.outbox_facts()
+    found += [_drift(queue, facts.ready[queue], outbox.get(queue, OutboxFacts())) for queue in queues]
+    for name, count in (("dead", facts.dead), ("unrouted", facts.unrouted)):
+        if count:
+            advice = "a living worker takes them out and has them sent again"
+            found.append(Finding(check=f"hints {name}", level="warning", found=f"{count} wait there", advice=advice))
+    kept = await store.quarantined(MOST_RUNS)
+    if kept:
+        words = f"{len(kept)}{'+' if len(kept) == MOST_RUNS else ''} messages that are no hints of ours"
+        advice = "actorjobs quarantine list tells where each came from and what is wrong with it"
+        found.append(Finding(check="quarantine", level="warning", found=words, advice=advice))
+    return found
+
+
+def _drift(queue: str, ready: int | None, outbox: OutboxFacts) -> Finding:
+    """Hints that wait in the broker, against due runs that wait for theirs."""
+    check = f"hints {queue}"
+    words = (
+        f"{outbox.told} due runs wait with a hint, {'no queue' if ready is None else f'{ready} messages'} in RabbitMQ"
+    )
+    if ready is None:
+        level: Level = "error" if outbox.told else "warning"
+        advice = "a worker that serves it makes it; `actorjobs topology apply` and --repair do so now"
+        return Finding(check=check, level=level, found=words, advice=advice)
+    if outbox.overdue:
+        words += f"; {outbox.overdue} are overdue to be published"
+        advice = "is a worker running, and does the broker confirm? --repair publishes them"
+        return Finding(check=check, level="error", found=words, advice=advice)
+    if outbox.told > ready + IN_HAND:
+        advice = (
+            "the rest are in the hands of workers, or lost: then they are published again within a minute; or --repair"
+        )
+        return Finding(check=check, level="warning", found=words, advice=advice)
+    return Finding(check=check, level="ok", found=words)
+
+
+async def repair_broker(broker: Broker, store: Store) -> list[Finding]:
+    """Have hints published again that must be lost or are overdue."""
+    try:
+        count = await broker.repair([queue.name for queue in await store.queues()])
+    except BrokerUnavailable as error:
+        return [Finding(check="repair", level="error", found=f"hints: {error}")]
+    return [Finding(check="repair", level="ok", found=f"published {count} hints that were lost or overdue")]
 
 
 async def repair(store: Store, clock: Clock) -> list[Finding]:

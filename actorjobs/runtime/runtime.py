@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from typing_extensions import Unpack
 
 from actorjobs.clock import Clock, SystemClock
-from actorjobs.config import Settings, load_settings
+from actorjobs.config import EMBEDDED, Settings, load_settings
 from actorjobs.errors import ActorJobsError, InvalidOption, NoRuntime
 from actorjobs.jobs import ArgsDispatchable, Dispatchable, Job, JobDefaults, Queue, RunHandle, order_for
 from actorjobs.jobs.dispatch import build_envelope
@@ -35,7 +35,7 @@ from actorjobs.ports import (
 )
 from actorjobs.runtime.around import Together, around
 from actorjobs.runtime.checking import check_is_list, check_is_mapping, check_made_by_hand
-from actorjobs.runtime.doctoring import Finding, examine, repair
+from actorjobs.runtime.doctoring import Finding, examine, examine_broker, repair, repair_broker
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.pending import PendingReport, check_pending
 from actorjobs.runtime.queues import Queues
@@ -270,9 +270,11 @@ class Runtime:
     async def examine(self, *, is_repairing: bool = False) -> list[Finding]:
         """What `actorjobs doctor` finds in the store; with `is_repairing` after taking back runs of dead workers."""
         await self._guard.runs()
-        store = self._open_one.store
+        store, broker = self._open_one.store, self._open_one.broker
         repaired = await repair(store, self._clock) if is_repairing else []
-        return [*repaired, *await examine(store)]
+        if is_repairing and self.settings.broker_url != EMBEDDED:
+            repaired += await repair_broker(broker, store)
+        return [*repaired, *await examine(store), *await examine_broker(broker, store)]
 
     async def quarantined(self, *, limit: int = 50, after: str | None = None) -> Sequence[Quarantined]:
         """Messages that came from the broker and are no hints of ours, oldest first; those after that id."""

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, union_all, update
 
 from actorjobs.model import new_id
-from actorjobs.ports import LOST_AFTER_SECONDS, Hint
+from actorjobs.ports import LOST_AFTER_SECONDS, Hint, OutboxFacts
 from actorjobs.stores import schema
 from actorjobs.stores.bids import generations, in_portions
 from actorjobs.stores.core import StoreCore
@@ -24,6 +24,8 @@ from actorjobs.stores.schema import queues, runs, stores
 
 PRIORITIES = range(9, -1, -1)
 LOCK_WAIT_SECONDS = 2.0
+OVERDUE = timedelta(seconds=10)
+"""Where a relay is at work, nothing waits for it so long."""
 MICROSECOND = timedelta(microseconds=1)
 HURRIED_AT_ONCE = 1000
 
@@ -119,6 +121,18 @@ class Outbox(StoreCore):
             count = await self._database.write(work)
             total += count
         return total
+
+    async def outbox_facts(self) -> Mapping[str, OutboxFacts]:
+        def work(connection: Connection) -> dict[str, OutboxFacts]:
+            now = self._now(connection)
+            is_overdue = runs.c.publish_after <= now - OVERDUE
+            is_told = and_(runs.c.publish_after.is_(None), runs.c.available_at <= now)
+            counts = (func.count(case((condition, 1))) for condition in (is_overdue, is_told))
+            mine = (runs.c.namespace == self._namespace, words(schema.WAITING_SQL))
+            found = connection.execute(select(runs.c.queue, func.count(), *counts).where(*mine).group_by(runs.c.queue))
+            return {row[0]: OutboxFacts(waiting=row[1], overdue=row[2], told=row[3]) for row in found}
+
+        return await self._database.read(work)
 
     # hints that were lost
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from actorjobs.clock import Clock
 from actorjobs.lifecycle import WAITING, advance
 from actorjobs.model import Transition, new_id
-from actorjobs.ports import LOST_AFTER_SECONDS, PROMISED_SECONDS, Bid, Claim, Hint, Quarantined, Refusal
+from actorjobs.ports import LOST_AFTER_SECONDS, PROMISED_SECONDS, Bid, Claim, Hint, OutboxFacts, Quarantined, Refusal
 from actorjobs.stores import bids as bidding
 from actorjobs.stores import quarantine, rows
 from actorjobs.testing import memory_rows
@@ -95,6 +96,13 @@ class MemoryHints(MemoryLeases):
             row["publish_after"] = now
         return len(put_off)
 
+    async def outbox_facts(self) -> Mapping[str, OutboxFacts]:
+        now = await self._begin()
+        by_queue: dict[str, list[Any]] = {}
+        for row in self._waiting():
+            by_queue.setdefault(row["queue"], []).append(row)
+        return {queue: _facts(some, now) for queue, some in by_queue.items()}
+
     async def note_queue(self, queue: str, *, is_absent: bool) -> None:
         now = await self._begin()
         await self.declare_queues([queue])
@@ -165,3 +173,9 @@ def _is_passed(row: Row, old: datetime | None, overtaken: Mapping[int, datetime]
     at = max(memory_rows.hinted_at(row), row["available_at"])
     moment = overtaken.get(row["priority"])
     return (old is not None and at <= old) or (moment is not None and at < moment)
+
+
+def _facts(waiting: Sequence[Any], now: datetime) -> OutboxFacts:
+    overdue = [row for row in waiting if row["publish_after"] is not None and row["publish_after"] <= now - seconds(10)]
+    told = [row for row in waiting if row["publish_after"] is None and row["available_at"] <= now]
+    return OutboxFacts(waiting=len(waiting), overdue=len(overdue), told=len(told))

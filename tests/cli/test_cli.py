@@ -199,7 +199,7 @@ def test_bad_input_is_one_line_and_never_a_traceback(
         ("ACTORJOBS_GRACE", "-1", "ACTORJOBS_GRACE"),
         ("ACTORJOBS_NAMESPACE", "Bad Space", "ACTORJOBS_NAMESPACE"),
         ("ACTORJOBS_KEEP_SUCCEEDED", "nan", "ACTORJOBS_KEEP_SUCCEEDED"),
-        ("ACTORJOBS_BROKER_URL", "amqp://u:secret-canary@x/", "embedded"),
+        ("ACTORJOBS_BROKER_URL", "redis://u:secret-canary@x/", "embedded"),
         ("ACTORJOBS_APP", "nothing", "module:attribute"),
     ],
 )

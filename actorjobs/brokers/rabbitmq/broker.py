@@ -20,16 +20,16 @@ from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import ACK_WITHIN_SECONDS, ClaimRuns, RabbitConsumer
 from actorjobs.brokers.rabbitmq.declaring import Declarer, OnMismatch, count_ready
 from actorjobs.brokers.rabbitmq.drains import Drain
-from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected
 from actorjobs.brokers.rabbitmq.publisher import CAPACITY, Publisher
 from actorjobs.brokers.rabbitmq.session import Session
 from actorjobs.brokers.rabbitmq.topology import Topology
 from actorjobs.brokers.rabbitmq.writer import Writer
 from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
-from actorjobs.errors import BrokerUnavailable, StoreUnavailable
+from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
 from actorjobs.model import new_id
-from actorjobs.ports import Claim, Hint, Store, Sweep
+from actorjobs.ports import BrokerFacts, Claim, Hint, Store, Sweep
 
 logger = logging.getLogger("actorjobs.broker")
 
@@ -165,8 +165,14 @@ class RabbitBroker:
 
     async def close(self) -> None:
         """Give what is on its way a last chance, then disconnect."""
+        if not self.publisher.is_idle:
+            # A process that dispatches one run and ends has not had the time to connect yet.
+            with suppress(TimeoutError, BrokerUnavailable, TopologyMismatch):
+                await asyncio.wait_for(self._publishing.tried(), LAST_CHANCE_SECONDS)
         if self._publishing.link is not None:
             await self.publisher.drained(LAST_CHANCE_SECONDS)
+        with suppress(StoreUnavailable):
+            await self.publisher.hand_over()
         if self._ticking is not None:
             self._ticking.cancel()
             with suppress(asyncio.CancelledError):
@@ -183,6 +189,33 @@ class RabbitBroker:
 
     def signal(self) -> None:
         self.publisher.signal()
+
+    async def facts(self, queues: Sequence[str]) -> BrokerFacts:
+        """By a connection of its own, so that a doctor needs no worker."""
+        async with connected(self.address, name=f"actorjobs:facts:{self._name}") as link:
+            ready = {queue: await _ready(link, self.topology.work_queue(queue)) for queue in queues}
+            differences = await Declarer(self.topology).verify(link, [q for q in queues if ready[q] is not None])
+            return BrokerFacts(
+                version=link.version,
+                ready=ready,
+                dead=await _ready(link, self.topology.dead),
+                unrouted=await _ready(link, self.topology.unrouted),
+                differences=[str(difference) for difference in differences],
+            )
+
+    async def repair(self, queues: Sequence[str]) -> int:
+        await self._publishing.tried()
+        ready = (await self.facts(queues)).ready
+        for queue in queues:
+            if not ready[queue]:
+                await self._store.note_queue(queue, is_absent=ready[queue] is None)
+            while await self._store.restage_lost(queue, {}, LOST_HINTS) == LOST_HINTS:
+                pass
+        before = self.publisher.counts.confirmed
+        while await self.relay():
+            pass
+        await self.publisher.drained(LAST_CHANCE_SECONDS)
+        return self.publisher.counts.confirmed - before
 
     def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> RabbitConsumer:
         consumer = RabbitConsumer(
@@ -318,20 +351,24 @@ class RabbitBroker:
 
     async def _look_at(self, link: Link, consumer: RabbitConsumer) -> None:
         try:
-            channel = await link.channel()
+            ready = await _ready(link, consumer.name)
         except BrokerUnavailable:
             return
-        try:
-            ready = await count_ready(channel, consumer.name)
-        except BrokerUnavailable:
-            return
-        except ChannelRefused:
+        if ready is None:
             consumer.consume_again()  # the queue is gone: that makes it anew, and notes it
-            return
-        finally:
-            await close_channel(channel)
-        if ready == 0:
+        elif ready == 0:
             await self._store.note_queue(consumer.queue, is_absent=False)
         elif consumer.is_starving(SILENT_SECONDS):
             logger.warning("queue %s: %d messages ready and none delivered: consuming anew", consumer.queue, ready)
             consumer.consume_again()
+
+
+async def _ready(link: Link, name: str) -> int | None:
+    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`."""
+    channel = await link.channel()
+    try:
+        return await count_ready(channel, name)
+    except ChannelRefused:
+        return None
+    finally:
+        await close_channel(channel)

@@ -78,7 +78,7 @@ class Link:
         try:
             connection = await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
         except asyncio.CancelledError:
-            opening.cancel()
+            await _undo(opening)
             raise
         except BrokerUnavailable as error:
             cause = error.__cause__
@@ -141,6 +141,15 @@ async def connected(address: Address, *, name: str) -> AsyncGenerator[Link]:
             await link.close()
         return
     raise BrokerUnavailable("; ".join(problems))
+
+
+async def _undo(opening: asyncio.Task[aio_pika.abc.AbstractConnection]) -> None:
+    """Nobody wants the connection any more that is just being made."""
+    opening.cancel()
+    await asyncio.wait({opening}, timeout=CLOSE_SECONDS)
+    if opening.done() and not opening.cancelled() and opening.exception() is None:
+        with suppress(BrokerUnavailable, ChannelRefused):
+            await guarded(opening.result().close(), timeout=CLOSE_SECONDS)
 
 
 async def close_channel(channel: AbstractChannel) -> None:

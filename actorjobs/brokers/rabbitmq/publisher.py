@@ -304,6 +304,13 @@ class Publisher:
             for pending in held:
                 pending.redated = now
 
+    async def hand_over(self) -> None:
+        """Mark what has been published, and leave to the relay, from now on, what has no answer yet."""
+        await self._mark(self._clock.monotonic() + MARK_AFTER_SECONDS)
+        left = [pending.hint for pending in (*self._waiting, *self._unconfirmed) if not pending.is_over]
+        if left:
+            await self._store.publish_later(left, 0.0)
+
     async def _mark(self, now: float) -> None:
         ripe = [
             hint for hint, at in itertools.islice(self._confirmed.values(), CAPACITY) if now - at >= MARK_AFTER_SECONDS
