@@ -49,11 +49,8 @@ def first_bids(bids: Iterable[Bid]) -> list[Bid]:
 
 def generations(hints: Iterable[Hint]) -> list[Generation]:
     """Those that the hints are about, each once, in the order of ids."""
-    return sorted({(hint.run_id, hint.seq) for hint in hints if hint.seq is not None and _is_hint(hint)})
-
-
-def _is_hint(hint: Hint) -> bool:
-    return hint.seq is not None and is_generation(hint.run_id, hint.seq)
+    told = {(hint.run_id, hint.seq) for hint in hints if hint.seq is not None}
+    return sorted(one for one in told if is_generation(*one))
 
 
 def is_generation(run_id: str, seq: int) -> bool:

@@ -84,11 +84,13 @@ class Outbox(StoreCore):
     def _waiting(
         self, connection: Connection, ids: Sequence[str], *conditions: ColumnElement[bool], skip_locked: bool
     ) -> Sequence[Row]:
-        """Those of the runs that wait, locked in the order of their ids."""
-        columns = (runs.c.id, runs.c.seq, runs.c.available_at, runs.c.republished)
-        mine = (runs.c.id.in_(ids), runs.c.namespace == self._namespace, words(schema.WAITING_SQL), *conditions)
-        query = select(*columns).where(*mine).order_by(runs.c.id).with_for_update(skip_locked=skip_locked)
-        return connection.execute(self._dialect.by_index(query, runs, "PRIMARY")).mappings().all()
+        """Those of the runs that wait, locked in the order of their ids. The namespace is looked at here: SQLite would
+        rather go through all that wait in it."""
+        columns = (runs.c.namespace, runs.c.id, runs.c.seq, runs.c.available_at, runs.c.republished)
+        waiting = (runs.c.id.in_(ids), words(schema.WAITING_SQL), *conditions)
+        query = select(*columns).where(*waiting).order_by(runs.c.id).with_for_update(skip_locked=skip_locked)
+        found = connection.execute(self._dialect.by_index(query, runs, "PRIMARY")).mappings()
+        return [row for row in found if row["namespace"] == self._namespace]
 
     def _put_off(
         self, connection: Connection, moments: Mapping[str, datetime], *, again: bool, as_new: bool = False

@@ -214,7 +214,7 @@ class Hinting(StoreSetting):
         assert got(answers) == [bid.run_id, innocent]
 
     async def test_the_strongest_reason_is_the_one_that_is_told(self, hinted: Store, travel: Travel) -> None:
-        """Each run of the list has one reason less to be refused than the one before."""
+        """They are taken away one by one."""
         suspect = await suspected(hinted, travel, queue=QUEUE)
         await hinted.reschedule(suspect.run_id, later(await hinted.now(), 60), None)
         bid = Bid(run_id=suspect.run_id, seq=suspect.seq + 1)

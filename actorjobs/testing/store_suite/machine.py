@@ -139,7 +139,7 @@ class StoreMachine:
             self._list: 6,
         }
         if has_outbox:
-            self._thoughts |= {self._stage: 8, self._claim: 12, self._tell: 14, self._look_for_lost: 10}
+            self._thoughts |= {self._take: 4, self._stage: 12, self._claim: 12, self._tell: 20, self._look_for_lost: 14}
 
     async def work(self, steps: int) -> None:
         """Do so many things, then compare everything that is left."""
@@ -294,7 +294,9 @@ class StoreMachine:
     def _some_hints(self) -> list[Hint]:
         """Of runs that wait, if all is well; some late, some of a generation yet to come, some garbage."""
         random = self._random
-        hints = self._hints[-12:] + [claim.hint for claim in self._claims[-3:]]
+        if self._hints and random.random() < 0.6:
+            return random.sample(self._hints[-8:], random.randint(1, min(8, len(self._hints))))
+        hints = self._hints[-8:] + [claim.hint for claim in self._claims[-3:]]
         hints += [Hint(run_id=one.id, seq=1, job=one.job, queue=one.queue) for one in self._envelopes[-6:]]
         hints += [replace(one, seq=seq) for one in hints[-2:] for seq in (None, (one.seq or 0) + 1)]
         hints.append(Hint(run_id=random.choice(["", "garbage", run_id()]), seq=1, job=JOBS[0], queue=QUEUES[0]))
@@ -316,7 +318,7 @@ class StoreMachine:
         message = Quarantined(queue=NASTY, reason=NASTY, body=random.randbytes(9), properties={"n": random.random()})
         return random.choice(
             [
-                *[verb("mark_published", hints)] * 4,
+                *[verb("mark_published", hints)] * 8,
                 verb("publish_later", hints, random.choice([0, 3, 20])),
                 verb("publish_later", hints, 2, doubling_to=random.choice([3, 60])),
                 verb("publish_later", hints, 1, as_new=True),
@@ -332,7 +334,7 @@ class StoreMachine:
         overtaken = dict(random.sample(sorted(moments.items()), random.randrange(4)))
         return random.choice(
             [
-                verb("note_queue", queue, is_absent=random.random() < 0.3),
+                verb("note_queue", queue, is_absent=random.random() < 0.5),
                 verb("restage_lost", queue, overtaken, ALL),
                 verb("restage_lost", queue, {}, ALL),
             ]
