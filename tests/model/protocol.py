@@ -126,6 +126,7 @@ class Flaws:
     claim_ignores_cancel: bool = False
     acks_before_claim: bool = False
     drops_early_hints: bool = False
+    early_hints_keep_seq: bool = False
     settle_is_not_fenced: bool = False
     settle_ignores_cancel: bool = False
     attempt_is_refunded: bool = False
@@ -148,9 +149,6 @@ class World:
     """The run is dispatched for later."""
     is_punctual: bool = False
     """The broker never delivers the hint of a run before the run is due."""
-    renews_early_hints: bool = False
-    """A hint left to the relay gets a new seq, as by every write that makes a run claimable. This is not in the
-    protocol: it is tried here, as often as `Left.renewals` says."""
     most_copies: int = 2
     """How many hints may be under way at once before the relay, or a fault, makes no more of them."""
 
@@ -276,8 +274,9 @@ def _claimed_or_refused(state: State, world: World, worker: Worker) -> Iterator[
 
 
 def _left_to_the_relay(state: State, run: Run, world: World) -> Iterator[Step]:
-    """Nothing else need happen: the hint may wait in the intake until the run is due."""
-    if not world.renews_early_hints:
+    """In a new generation, since the mark of the old one may still be on its way. Nothing need happen: the hint may wait
+    in the intake until the run is due."""
+    if world.flaws.early_hints_keep_seq:
         yield Step("worker: leave to the relay", state._replace(run=run._replace(is_marked=False)))
     elif state.left.renewals:
         fewer = state.left._replace(renewals=state.left.renewals - 1)
