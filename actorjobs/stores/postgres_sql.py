@@ -145,16 +145,18 @@ SELECT id, seq, CAST(extract(epoch FROM available_at - {{now}}) AS float8), loss
 FROM actorjobs_runs r WHERE id = ANY(:ids) AND namespace = :ns AND {WAITING_SQL}
 """
 
+# Nothing is joined: for a table that was just empty the planner would go through all the ids for each of them.
 _STAGE = f"""
 WITH t AS MATERIALIZED (SELECT {{now}} AS now),
 due AS MATERIALIZED (
-  SELECT id, publish_after AS since FROM actorjobs_runs
+  SELECT {", ".join(HINT_COLUMNS)}, publish_after FROM actorjobs_runs
   WHERE namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL} AND publish_after <= (SELECT now FROM t)
-  ORDER BY publish_after LIMIT :limit FOR UPDATE SKIP LOCKED)
-UPDATE actorjobs_runs r SET publish_after = t.now + interval '{PROMISED_SECONDS} seconds'
-FROM due, t WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
-RETURNING {", ".join("r." + column for column in HINT_COLUMNS)}, due.since,
-  CAST(extract(epoch FROM r.available_at - t.now) AS float8) AS delay
+  ORDER BY publish_after LIMIT :limit FOR UPDATE SKIP LOCKED),
+promised AS (
+  UPDATE actorjobs_runs SET publish_after = (SELECT now FROM t) + interval '{PROMISED_SECONDS} seconds'
+  WHERE id = ANY (ARRAY(SELECT id FROM due)))
+SELECT {", ".join(HINT_COLUMNS)}, CAST(extract(epoch FROM available_at - (SELECT now FROM t)) AS float8) AS delay
+FROM due ORDER BY publish_after
 """
 
 _MARK = f"""
@@ -277,7 +279,7 @@ class PostgresStatements:
     def stage(self, connection: Connection, namespace: str, limit: int, now: datetime) -> list[Hint]:
         """The hints that are to be published, each promised to the caller."""
         found = connection.execute(self._stage, {"ns": namespace, "limit": limit} | self._time(now)).all()
-        return [hint_of(row, row.delay) for row in sorted(found, key=lambda row: row.since)]
+        return [hint_of(row, row.delay) for row in found]
 
     def mark(self, connection: Connection, namespace: str, published: Sequence[Generation], now: datetime) -> None:
         """Take what a broker has out of the outbox, but for what somebody is just working on."""
