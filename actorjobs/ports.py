@@ -436,7 +436,7 @@ class Store(Protocol):
         ...
 
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
-        """Have due runs of these jobs published whose publishing was put off; how many."""
+        """Have due runs of these jobs published whose publishing was put off in vain before; how many."""
         ...
 
     async def note_queue(self, queue: str, *, is_absent: bool) -> None:

@@ -108,7 +108,12 @@ class Outbox(StoreCore):
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
         def work(connection: Connection) -> int:
             now = self._now(connection)
-            put_off = (runs.c.publish_after > now, words(schema.WAITING_SQL), runs.c.available_at <= now)
+            put_off = (
+                runs.c.publish_after > now,
+                runs.c.republished > 0,
+                words(schema.WAITING_SQL),
+                runs.c.available_at <= now,
+            )
             mine = (runs.c.namespace == self._namespace, runs.c.queue == queue, runs.c.job.in_(jobs))
             query = select(runs.c.id).where(*mine, *put_off).limit(HURRIED_AT_ONCE).with_for_update(skip_locked=True)
             found = connection.execute(self._dialect.by_index(query, runs, "actorjobs_runs_outbox"))

@@ -274,8 +274,8 @@ def _claimed_or_refused(state: State, world: World, worker: Worker) -> Iterator[
 
 
 def _left_to_the_relay(state: State, run: Run, world: World) -> Iterator[Step]:
-    """In a new generation, since the mark of the old one may still be on its way. Nothing need happen: the hint may wait
-    in the intake until the run is due."""
+    """In a new generation, since the mark of the old one may still be on its way. Nothing need happen: the hint may
+    wait in the intake until the run is due."""
     if world.flaws.early_hints_keep_seq:
         yield Step("worker: leave to the relay", state._replace(run=run._replace(is_marked=False)))
     elif state.left.renewals:

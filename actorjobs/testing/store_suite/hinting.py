@@ -554,8 +554,9 @@ class Hinting(StoreSetting):
         asked += [envelope(delay=100), envelope()]
         ids = await accepted(hinted, *asked)
         await accepted(hinted_foreign, envelope())
-        await hinted.publish_later([hint(id) for id in ids[:-1]], 60)
+        await hinted.publish_later([hint(id) for id in ids[:-1]], 60, doubling_to=60)
         await published(hinted, ids[-1])
+        await accepted(hinted, envelope())  # in its grace: somebody is just publishing it
         await travel(1)
         assert await hinted.publish_now(QUEUE, [JOB, "suite:two"]) == 2
         assert {one.run_id for one in await hinted.stage(10)} == set(ids[:2])
