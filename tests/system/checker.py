@@ -25,6 +25,7 @@ class Effects:
     last: float = 0.0
     pids: set[int] = field(default_factory=set)
     ended: bool = False
+    canceled: bool = False
 
 
 def read_effects(folder: Path) -> dict[str, dict[int, Effects]]:
@@ -40,6 +41,7 @@ def read_effects(folder: Path) -> dict[str, dict[int, Effects]]:
             seen.last = max(seen.last, entry["mono"])
             seen.pids.add(entry["pid"])
             seen.ended |= entry["event"] == "end"
+            seen.canceled |= entry["event"] == "canceled"
             if entry["event"] == "start":
                 seen.started.append(entry["mono"])
                 seen.walls.append(entry["wall"])
@@ -85,7 +87,7 @@ def _of_run(run: aj.Run, attempts: Sequence[aj.Attempt], seen: dict[int, Effects
 
 def _of_effects(run: aj.Run, seen: dict[int, Effects]) -> Iterable[str]:
     assert run.finished_at is not None
-    over = run.finished_at.timestamp()
+    over, due = run.finished_at.timestamp(), run.available_at.timestamp()
     previous: Effects | None = None
     for number in sorted(seen):
         effect = seen[number]
@@ -95,6 +97,8 @@ def _of_effects(run: aj.Run, seen: dict[int, Effects]) -> Iterable[str]:
             yield f"{run.id}: attempt {number} was performed, the record knows {run.attempt}"
         if any(wall > over + CLOCK_SLACK_SECONDS for wall in effect.walls):
             yield f"{run.id}: attempt {number} started after the run was over"
+        if number == run.attempt and any(wall < due - CLOCK_SLACK_SECONDS for wall in effect.walls):
+            yield f"{run.id}: attempt {number} started {due - min(effect.walls):.3f} s before it was due"
         if previous is not None and effect.started and previous.last > effect.started[0]:
             yield f"{run.id}: attempt {number} began before attempt {number - 1} was quiet"
         previous = effect

@@ -14,6 +14,7 @@ from aiormq.abc import DeliveredMessage
 
 from actorjobs.brokers.rabbitmq import message
 from actorjobs.brokers.rabbitmq.consumer import Settler, quarantined
+from actorjobs.brokers.rabbitmq.keeping import keep
 from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
@@ -76,7 +77,7 @@ class Drain:
                     )
                     hints = []
                 if foreign:
-                    await self._store.quarantine(foreign)
+                    await keep(self._store, foreign)
                 break
             except StoreUnavailable:
                 await self._clock.sleep(STORE_DOWN_SECONDS)

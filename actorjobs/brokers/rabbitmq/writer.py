@@ -9,6 +9,7 @@ from contextlib import suppress
 from contextvars import Context
 from itertools import groupby
 
+from actorjobs.brokers.rabbitmq.keeping import keep
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.ports import Hint, Quarantined, Store
@@ -66,9 +67,10 @@ class Writer:
                 self._pending.set()
                 await self._clock.sleep(STORE_DOWN_SECONDS)
             except Exception:
-                logger.exception("what became of some hints cannot be written: they are delivered again")
-                self._put_off.clear()
-                self._foreign.clear()
+                # Not given up: nobody would settle their messages, and each takes a place of the prefetch.
+                logger.exception("what became of some hints cannot be written: it is tried again")
+                self._pending.set()
+                await self._clock.sleep(STORE_DOWN_SECONDS)
 
     async def _write(self) -> None:
         while self._put_off:
@@ -81,7 +83,7 @@ class Writer:
             del self._put_off[:GROUP]
         while self._foreign:
             kept = self._foreign[:GROUP]
-            await self._store.quarantine([what for what, _ in kept])
+            await keep(self._store, [what for what, _ in kept])
             _tell([done for _, done in kept])
             del self._foreign[:GROUP]
 
