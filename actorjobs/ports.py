@@ -382,8 +382,14 @@ class Store(Protocol):
         what is not known to be published in so many seconds."""
         ...
 
-    async def insert_all(self, envelopes: Sequence[Envelope], tx: Transaction | None = None) -> Sequence[Accepted]:
-        """Accept all or none, in the caller's transaction if given."""
+    async def insert_all(
+        self,
+        envelopes: Sequence[Envelope],
+        tx: Transaction | None = None,
+        *,
+        publish_in: float = PUBLISH_GRACE_SECONDS,
+    ) -> Sequence[Accepted]:
+        """Accept all or none, in the caller's transaction if given: that the relay publishes once it is committed."""
         ...
 
     # delivering
@@ -603,8 +609,6 @@ class Delivery(Protocol):
     def claim(self) -> Claim | None: ...
 
     def ack(self) -> None: ...
-
-    def nack(self) -> None: ...
 
 
 class Consumer(Protocol):

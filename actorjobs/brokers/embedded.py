@@ -46,9 +46,6 @@ class EmbeddedDelivery:
         if self._on_done is not None and self.claim is not None:
             self._on_done(self.claim.run_id)
 
-    def nack(self) -> None:
-        self.ack()
-
 
 class EmbeddedBroker:
     """Hands out runs of the store that it shares with the recorder."""

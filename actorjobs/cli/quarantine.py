@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -71,7 +72,7 @@ def delete(message_id: IdArgument, app_name: AppOption = None) -> None:
 
 async def _find(runtime: Runtime, message_id: str) -> Quarantined:
     number = int(message_id) if message_id.isascii() and message_id.isdigit() and len(message_id) < 18 else 0
-    found = await runtime.quarantined(limit=1, after=str(number - 1)) if number else []
+    found: Sequence[Quarantined] = await runtime.quarantined(limit=1, after=str(number - 1)) if number else ()
     if not found or found[0].id != message_id:
         raise InvalidOption(f"there is no message {message_id!r} in quarantine: see `actorjobs quarantine list`")
     return found[0]

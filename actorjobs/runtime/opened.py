@@ -24,7 +24,17 @@ from actorjobs.jobs.hooks import Hooks
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState
 from actorjobs.policy import Guard
-from actorjobs.ports import Accepted, Broker, Claim, Dispatcher, Hint, Settlement, Store, Transaction
+from actorjobs.ports import (
+    PUBLISH_GRACE_SECONDS,
+    Accepted,
+    Broker,
+    Claim,
+    Dispatcher,
+    Hint,
+    Settlement,
+    Store,
+    Transaction,
+)
 from actorjobs.runtime.brokering import open_broker
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
@@ -41,8 +51,7 @@ from actorjobs.worker.worker import PoolPlan, Worker
 
 logger = logging.getLogger("actorjobs.runtime")
 
-BULK_ROWS = 500
-"""Dispatches of more runs than this take a connection of their own, out of the way of claims and settles."""
+BULK_RUNS = 500
 
 LONGEST_LOGGED = 300
 """Characters of an error's message in the log; all of it is in the record."""
@@ -271,17 +280,21 @@ class Opened:
 
     async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
         """All of them or none, in one transaction."""
-        accepted = list(await self.store.insert_all(envelopes, tx))
+        # More than the publisher has room for: the relay publishes them all, and at once.
+        is_bulk = len(envelopes) > BULK_RUNS
+        grace = 0.0 if is_bulk else PUBLISH_GRACE_SECONDS
+        accepted = list(await self.store.insert_all(envelopes, tx, publish_in=grace))
         if tx is None:
-            self._announce(envelopes, accepted)
+            self._announce(envelopes, accepted, is_bulk=is_bulk)
         return accepted
 
-    def _announce(self, envelopes: list[Envelope], accepted: list[Accepted]) -> None:
+    def _announce(self, envelopes: list[Envelope], accepted: list[Accepted], *, is_bulk: bool = False) -> None:
         if self.observers:
             for envelope, answer in zip(envelopes, accepted, strict=True):
                 self._accepted(envelope, answer)
         now = self._clock.now()
-        self.broker.publish([_hint(*one, now) for one in zip(envelopes, accepted, strict=True)])
+        hints = [_hint(*one, now) for one in zip(envelopes, accepted, strict=True)]
+        self.broker.publish([replace(hint, seq=None) for hint in hints] if is_bulk else hints)
         if not self._clock.is_virtual:
             self.store.announce()
 

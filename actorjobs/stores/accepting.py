@@ -60,10 +60,14 @@ class Accepting(StoreCore):
             )
 
     async def insert_all(
-        self, envelopes: Sequence[Envelope], tx: CallerTransaction | None = None
+        self,
+        envelopes: Sequence[Envelope],
+        tx: CallerTransaction | None = None,
+        *,
+        publish_in: float = PUBLISH_GRACE_SECONDS,
     ) -> Sequence[Accepted]:
         if tx is None:
-            return await self._database.write(lambda c: self._insert_all(c, envelopes, PUBLISH_GRACE_SECONDS))
+            return await self._database.write(lambda c: self._insert_all(c, envelopes, publish_in))
         return await self._in_caller(tx, lambda connection: self._insert_all_in(connection, envelopes))
 
     def _insert_all_in(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Accepted]:

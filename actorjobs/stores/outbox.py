@@ -136,7 +136,9 @@ class Outbox(StoreCore):
             is_told = and_(runs.c.publish_after.is_(None), runs.c.available_at <= now)
             counts = (func.count(case((condition, 1))) for condition in (is_overdue, is_told))
             mine = (runs.c.namespace == self._namespace, words(schema.WAITING_SQL))
-            found = connection.execute(select(runs.c.queue, func.count(), *counts).where(*mine).group_by(runs.c.queue))
+            columns: list[Any] = [runs.c.queue, func.count(), *counts]
+            query = select(*columns).where(*mine).group_by(runs.c.queue)
+            found = connection.execute(query)
             return {row[0]: OutboxFacts(waiting=row[1], overdue=row[2], told=row[3]) for row in found}
 
         return await self._database.read(work)

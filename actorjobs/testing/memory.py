@@ -71,7 +71,11 @@ class MemoryStore(MemoryHints):
         return [self._insert(envelope, now, publish_in) for envelope in envelopes]
 
     async def insert_all(
-        self, envelopes: Sequence[Envelope], tx: ports.Transaction | None = None
+        self,
+        envelopes: Sequence[Envelope],
+        tx: ports.Transaction | None = None,
+        *,
+        publish_in: float = PUBLISH_GRACE_SECONDS,
     ) -> Sequence[Accepted]:
         if tx is not None:
             raise InvalidOption("a store in memory takes part in no transaction: tx= needs one on a database")
@@ -80,7 +84,7 @@ class MemoryStore(MemoryHints):
         runs = {run_id: dict(row) for run_id, row in self.database.runs.items()}
         events = {run_id: builtins.list(noted) for run_id, noted in self.database.events.items()}
         for index, envelope in enumerate(envelopes):
-            answer = self._insert(envelope, now, PUBLISH_GRACE_SECONDS)
+            answer = self._insert(envelope, now, publish_in)
             if isinstance(answer, Exception):
                 self.database.runs, self.database.events = runs, events
                 if len(envelopes) > 1:

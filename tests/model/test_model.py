@@ -182,12 +182,12 @@ def test_seq_and_the_due_time_cover_each_other_at_the_claim() -> None:
 @pytest.mark.parametrize(
     ("world", "at_least"),
     [
-        (World(left=Left(crashes=2), most_copies=3), 300_000),
+        (World(left=Left(crashes=2), most_copies=3), 200_000),
         (World(left=Left(crashes=2, lost_hints=1, disconnects=1)), 400_000),
-        (World(left=Left(false_deaths=1, crashes=1, cancels=1)), 450_000),
+        (World(left=Left(false_deaths=1, crashes=1, cancels=1)), 400_000),
         (World(left=Left(cancels=1, reopenings=1, pauses=1, crashes=1)), 600_000),
-        (World(left=Left(snoozes=1, releases=1, crashes=1)), 400_000),
-        (World(left=Left(crashes=1, false_deaths=1), workers=3), 400_000),
+        (World(left=Left(snoozes=1, releases=1, crashes=1)), 300_000),
+        (World(left=Left(crashes=1, false_deaths=1), workers=3), 300_000),
     ],
     ids=["copies", "faults", "zombies", "operators", "waiting", "workers"],
 )

@@ -14,6 +14,7 @@ from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 from actorjobs.brokers.rabbitmq import control
 from actorjobs.brokers.rabbitmq.address import Address
@@ -256,14 +257,14 @@ class RabbitBroker:
             Drain(name=name, store=self._store, store_id=self._store_id, clock=self._clock)
             for name in (self.topology.dead, self.topology.unrouted)
         ]
-        tasks: set[asyncio.Future[object]] = {asyncio.ensure_future(self._keep_draining(link, one)) for one in drains}
-        arrival: asyncio.Future[object] = asyncio.Future()
+        tasks: set[asyncio.Future[Any]] = {asyncio.ensure_future(self._keep_draining(link, one)) for one in drains}
+        arrival: asyncio.Future[Any] = asyncio.Future()
         kept: set[RabbitConsumer] = set()
         try:
             while True:
                 if arrival not in tasks:
                     self._is_new.clear()
-                    arrival = asyncio.ensure_future(self._new_one())
+                    arrival = asyncio.ensure_future(self._is_new.wait())
                     tasks.add(arrival)
                 for consumer in set(self._consumers.values()) - kept:
                     kept.add(consumer)
@@ -275,9 +276,6 @@ class RabbitBroker:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-
-    async def _new_one(self) -> object:
-        return await self._is_new.wait()
 
     async def _keep_consuming(self, link: Link, consumer: RabbitConsumer) -> None:
         while not consumer.is_stopped:
@@ -310,8 +308,12 @@ class RabbitBroker:
             is_blocked = link is not None and await link.is_blocked()
             self._publishing.is_blocked = is_blocked
             self.publisher.note_blocked(is_blocked=is_blocked)
-            with suppress(StoreUnavailable):
+            try:
                 await self.publisher.look_after()
+            except StoreUnavailable:
+                pass  # what it has to write can wait
+            except Exception:
+                logger.exception("what became of published hints cannot be written")
             await self._clock.sleep(TICK_SECONDS)
 
     # sweeps

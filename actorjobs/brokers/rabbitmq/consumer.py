@@ -18,10 +18,11 @@ from typing import Any, Protocol
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from actorjobs.brokers.rabbitmq import message
-from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded, on_end
 from actorjobs.brokers.rabbitmq.pipeline import acknowledge
 from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
+from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
 from actorjobs.ports import Bid, Claim, Delivery, Hint, Quarantined, Refusal, Refused
 
@@ -157,9 +158,6 @@ class RabbitDelivery:
         self.held.ack()
         self._consumer.done(self)
 
-    def nack(self) -> None:
-        self.ack()
-
 
 class RabbitConsumer:
     """One queue's deliveries for one pool, over all the connections and channels there will be."""
@@ -285,8 +283,10 @@ class RabbitConsumer:
             self._no_suspect(one)
             if isinstance(answer, Refusal):
                 self._refused(one, answer)
-            else:
-                self._park(one, STORE_DOWN_SECONDS)
+                continue
+            if not isinstance(answer, StoreUnavailable):
+                logger.error("run %s cannot be claimed, it is tried again: %r", one.hint.run_id, answer)
+            self._park(one, STORE_DOWN_SECONDS)
         return deliveries
 
     def _bid_for(self, held: Held) -> Bid:
@@ -375,15 +375,14 @@ class RabbitConsumer:
         settler = Settler(channel)
         self._is_over, self.is_consuming = False, True
         self._consuming_since = self._clock.monotonic()
-        channel.closing.add_done_callback(self._end)
-        channel.on_consumer_cancel_callbacks.add(self._end)
+        ended = on_end(channel, self._end)
         settling = asyncio.ensure_future(settler.work())
         settling.add_done_callback(self._end)
         try:
             await self._follow_places(channel, settler)
         finally:
             self.prefetch, self.is_consuming = 0, False
-            channel.closing.remove_done_callback(self._end)
+            ended.cancel()
             settling.remove_done_callback(self._end)
             settling.cancel()
             await asyncio.wait({settling})
@@ -444,13 +443,18 @@ class RabbitConsumer:
         if self._is_stopped:
             return 0
         attached = len(self._in_hand) - self._detached
-        is_asking = self._is_asking or self._clock.monotonic() - self._asked_at < UNWANTED_SECONDS
+        is_asking = self._may_claim and (self._is_asking or self._clock.monotonic() - self._asked_at < UNWANTED_SECONDS)
         places = self._capacity - self._detached if is_asking else attached
         if not is_asking and len(self._in_hand) < self._capacity:
             return attached  # nobody asks though there are places: paused
         if self._pace > QUICK_SECONDS or self._detached:
             return max(places, 0)
         return places + max(places, QUICK_EXTRA)
+
+    @property
+    def _may_claim(self) -> bool:
+        """Whether this process has a lease to claim under."""
+        return self._owner() is not None
 
     def _received(self, delivered: DeliveredMessage, settler: Settler) -> None:
         tag = delivered.delivery_tag
@@ -479,7 +483,8 @@ class RabbitConsumer:
                 self._detached += 1
                 delivery.held.ack()
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
-        if not self._is_asking and self._ready and now - self._ready[0].since >= patience:
+        is_wanted = self._is_asking and self._may_claim
+        if not is_wanted and self._ready and now - self._ready[0].since >= patience:
             self._pace = max(self._pace, 1.0)
             for held in self._ready:
                 held.nack()

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from aiormq.abc import DeliveredMessage
 
-from actorjobs.brokers.rabbitmq.link import Link, guarded
+from actorjobs.brokers.rabbitmq.link import Link, guarded, on_end
 from actorjobs.brokers.rabbitmq.topology import Topology
 
 QUEUE: dict[str, Any] = {"x-queue-type": "classic", "x-message-ttl": 60_000, "x-max-length": 1000}
@@ -29,7 +29,7 @@ async def listen(link: Link, topology: Topology, look: Callable[[], None], ready
         heard.set()
 
     await guarded(channel.basic_consume(name, received, no_ack=True))
-    channel.closing.add_done_callback(lambda _: heard.set())
+    on_end(channel, heard.set)
     ready()
     look()  # for what was said while nobody listened
     while not channel.is_closed:

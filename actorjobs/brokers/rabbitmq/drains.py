@@ -15,7 +15,7 @@ from aiormq.abc import DeliveredMessage
 from actorjobs.brokers.rabbitmq import message
 from actorjobs.brokers.rabbitmq.consumer import Settler, quarantined
 from actorjobs.brokers.rabbitmq.keeping import keep
-from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded, on_end
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.ports import Hint, Store
@@ -43,8 +43,7 @@ class Drain:
         channel = await link.channel()
         settler = Settler(channel)
         arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
-        channel.closing.add_done_callback(lambda _: arrived.put_nowait(None))
-        channel.on_consumer_cancel_callbacks.add(lambda _: arrived.put_nowait(None))
+        ended = on_end(channel, lambda: arrived.put_nowait(None))
         try:
             await guarded(channel.basic_qos(prefetch_count=GROUP))
             await guarded(channel.basic_consume(self.name, arrived.put))
@@ -62,6 +61,7 @@ class Drain:
                 if len(messages) < len(group):
                     return
         finally:
+            ended.cancel()
             await close_channel(channel)
 
     async def _handle(self, messages: Sequence[DeliveredMessage]) -> None:

@@ -30,6 +30,7 @@ async def _keep_somehow(store: Store, message: Quarantined) -> None:
     size = len(message.body)
     reason = f"{message.reason}; of its {size} bytes only the first are kept, the store refuses more"
     shorter = replace(message, body=message.body[:BYTES_KEPT], reason=reason)
+    refused: Exception | None = None
     for attempt in (message, shorter, replace(shorter, body=b"", properties={})):
         try:
             await store.quarantine([attempt])

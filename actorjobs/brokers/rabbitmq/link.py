@@ -4,7 +4,7 @@ end in a cancellation that nobody asked for."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ class Link:
         self._outer = outer
         self._connection = connection
         self.host = host
-        self.lost: asyncio.Future[Any] = connection.closing
+        self.lost = _observed(connection)
 
     @classmethod
     async def connect(cls, address: Address, host: str, port: int, *, name: str) -> Link:
@@ -150,6 +150,20 @@ async def _undo(opening: asyncio.Task[aio_pika.abc.AbstractConnection]) -> None:
     if opening.done() and not opening.cancelled() and opening.exception() is None:
         with suppress(BrokerUnavailable, ChannelRefused):
             await guarded(opening.result().close(), timeout=CLOSE_SECONDS)
+
+
+def on_end(channel: AbstractChannel, call: Callable[[], object]) -> asyncio.Future[Any]:
+    """Have `call` called when the channel ends or the broker ends a consumer on it; canceling the future stops that."""
+    channel.on_consumer_cancel_callbacks.add(lambda _frame: call())
+    ended = _observed(channel)
+    ended.add_done_callback(lambda done: None if done.cancelled() else call())
+    return ended
+
+
+def _observed(resource: Any) -> asyncio.Future[Any]:
+    """An observer of the end of one of the driver's connections or channels."""
+    observer: asyncio.Future[Any] = resource.closing
+    return observer
 
 
 async def close_channel(channel: AbstractChannel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiormq.abc import AbstractChannel, ChannelFrame
@@ -46,11 +47,15 @@ async def publish(channel: AbstractChannel, messages: Sequence[Message]) -> list
             confirm = inner.create_future()
             inner.confirmations[inner.delivery_tag] = confirm
             inner.message_id_delivery_tag[message.id] = inner.delivery_tag
-            confirm.add_done_callback(lambda _, name=message.id: inner.message_id_delivery_tag.pop(name, None))
+            confirm.add_done_callback(partial(_forget, inner, message.id))
             confirms.append(confirm)
             frames += _frames(message)
-        await inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames))
+        await _write(channel, frames)
     return confirms
+
+
+def _forget(inner: Any, message_id: str, _confirm: object) -> None:
+    inner.message_id_delivery_tag.pop(message_id, None)
 
 
 def _frames(message: Message) -> tuple[Any, ...]:
@@ -75,9 +80,14 @@ async def acknowledge(channel: AbstractChannel, acks: Sequence[int], nacks: Sequ
     """Settle these deliveries of the channel: done with, or to be delivered again."""
     frames: list[Any] = [commands.Basic.Ack(delivery_tag=tag) for tag in acks]
     frames += [commands.Basic.Nack(delivery_tag=tag, requeue=True) for tag in nacks]
-    inner: Any = channel
     if not has_ended(channel):
-        await inner.write_queue.put(ChannelFrame.marshall(channel_number=inner.number, frames=frames))
+        await _write(channel, frames)
+
+
+async def _write(channel: AbstractChannel, frames: Sequence[Any]) -> None:
+    inner: Any = channel
+    frame: Any = ChannelFrame
+    await inner.write_queue.put(frame.marshall(channel_number=inner.number, frames=frames))
 
 
 def has_ended(channel: AbstractChannel) -> bool:
