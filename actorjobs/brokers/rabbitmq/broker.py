@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import asdict
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -117,6 +118,16 @@ class RabbitBroker:
             sessions += [self._consuming, *([self._controlling] if self._may_declare else [])]
         return {f"broker {one.role}": problem for one in sessions if (problem := one.health) is not None}
 
+    def statistics(self) -> dict[str, Any]:
+        """Figures since the start: hints out and in, connections, and what is on its way now."""
+        sessions = (self._publishing, self._consuming, self._controlling)
+        return {
+            "publisher": {"on_their_way": len(self.publisher), **asdict(self.publisher.counts)},
+            "connections": {one.role: one.connections for one in sessions},
+            "is_blocked": self._publishing.is_blocked,
+            "consumers": {queue: consumer.statistics() for queue, consumer in sorted(self._consumers.items())},
+        }
+
     @property
     def sweeps(self) -> Sequence[Sweep]:
         return (
@@ -147,8 +158,12 @@ class RabbitBroker:
         self._consuming.start()
         if self._may_declare:
             self._controlling.start()
-        await self._consuming.tried()
-        await self._publishing.tried()
+        try:
+            await self._consuming.tried()
+            await self._publishing.tried()
+        except BaseException:
+            await self.stop_delivering()
+            raise
 
     async def stop_delivering(self) -> None:
         for consumer in self._consumers.values():
@@ -251,7 +266,7 @@ class RabbitBroker:
     async def _consume(self, link: Link) -> None:
         """A task for each queue and each drain; the first that fails ends the connection, and with it the others."""
         await self._declarer.base(link)
-        logger.info("broker: connected to RabbitMQ %s at %s", link.version, link.host)
+        logger.info("broker: connected to %s", in_force(link, may_declare=self._may_declare))
         self._consuming.ready()
         drains = [
             Drain(name=name, store=self._store, store_id=self._store_id, clock=self._clock)
@@ -279,7 +294,7 @@ class RabbitBroker:
 
     async def _keep_consuming(self, link: Link, consumer: RabbitConsumer) -> None:
         while not consumer.is_stopped:
-            await self._ensure(link, consumer.queue)
+            await self._ensure(link, consumer)
             try:
                 await consumer.consume(link)
             except ChannelRefused as error:
@@ -294,13 +309,15 @@ class RabbitBroker:
                 await self._declarer.base(link)
             await self._clock.sleep(CONSUME_AGAIN_SECONDS)
 
-    async def _ensure(self, link: Link, queue: str) -> None:
-        if await self._declarer.queue(link, queue):
-            with suppress(StoreUnavailable):
-                await self._store.note_queue(queue, is_absent=True)
+    async def _ensure(self, link: Link, consumer: RabbitConsumer) -> None:
+        was_absent = await self._declarer.queue(link, consumer.queue)
+        with suppress(StoreUnavailable):
+            if was_absent:
+                await self._store.note_queue(consumer.queue, is_absent=True)
+            # What others did not know, this process may.
+            await self._store.publish_now(consumer.queue, list(consumer.jobs))
+        if was_absent:
             self._wake("lost hints")
-        with suppress(StoreUnavailable):  # what others did not know, this process may
-            await self._store.publish_now(queue, list(self._consumers[queue].jobs))
 
     async def _tick(self) -> None:
         while True:
@@ -363,6 +380,19 @@ class RabbitBroker:
         elif consumer.is_starving(SILENT_SECONDS):
             logger.warning("queue %s: %d messages ready and none delivered: consuming anew", consumer.queue, ready)
             consumer.consume_again()
+
+
+def in_force(link: Link, *, may_declare: bool) -> str:
+    """What this version of the broker does about what differs between versions, in a line."""
+    numbers = [int(part) if part.isdigit() else 0 for part in link.version.split(".")[:2]]
+    if numbers < [4, 0]:
+        priorities = "priorities are ignored"
+    elif numbers < [4, 3]:
+        priorities = "priorities have two levels"
+    else:
+        priorities = "priorities are strict"
+    mode = "parts that are missing are made" if may_declare else "nothing is declared here"
+    return f"RabbitMQ {link.version} at {link.host}: quorum queues, {priorities}, {mode}"
 
 
 async def _ready(link: Link, name: str) -> int | None:

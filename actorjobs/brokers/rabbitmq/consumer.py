@@ -218,6 +218,12 @@ class RabbitConsumer:
     def is_idle(self) -> bool:
         return not self._ready
 
+    def statistics(self) -> dict[str, Any]:
+        """Figures of this queue: what was refused since the start, and what is here now."""
+        refused = {why.value: count for why, count in self.refusals.items()}
+        here = {"prefetch": self.prefetch, "in_hand": len(self._in_hand), "without_message": self._detached}
+        return {"refused": refused, "undecided": len(self._ready) + len(self._parked), **here}
+
     @property
     def is_stopped(self) -> bool:
         return self._is_stopped

@@ -148,7 +148,7 @@ class Publisher:
     async def work(self, link: Link, ready: Any) -> None:
         """Publish for as long as the connection lasts."""
         self._known = set[str]()
-        self._store_id = await self._store.identity()
+        self._store_id = self._store_id or await self._store.identity()
         await self._declarer.base(link)
         channel = await link.channel(confirms=True)
         ready()
