@@ -1,0 +1,183 @@
+"""Store and broker held against each other: what the doctor says and mends, and what workers mend by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from uuid import uuid4
+
+import pytest
+
+from actorjobs.brokers.rabbitmq import Topology, connected, parse_address
+from actorjobs.brokers.rabbitmq.declaring import count_ready
+from actorjobs.brokers.rabbitmq.link import guarded
+from actorjobs.model import RunState
+from actorjobs.runtime import Finding, Runtime
+from actorjobs.testing.broker_suite import Seen, Work, newer, work
+from tests.brokers.topologies import forget
+
+
+class Setup:
+    """One store, one namespace on the broker, and as many runtimes on them as are asked for."""
+
+    def __init__(self, store: str, broker: str) -> None:
+        self.store, self.broker = store, broker
+        self.namespace = f"drift-{uuid4().hex[:12]}"
+        self.topology = Topology(self.namespace)
+        self.seen = Seen()
+
+    def runtime(self, **options: object) -> Runtime:
+        given = {"jobs": [work, newer], "queues": {"work": 10}, "broker": self.broker, "grace": 5.0, **options}
+        return Runtime(store=self.store, namespace=self.namespace, context=lambda: nullcontext(self.seen), **given)  # type: ignore[arg-type]
+
+    async def ready(self) -> int:
+        async with connected(parse_address(self.broker), name="test") as link:
+            return await count_ready(await link.channel(), self.topology.work_queue("work"))
+
+    async def purge(self) -> None:
+        async with connected(parse_address(self.broker), name="test") as link:
+            await guarded((await link.channel()).queue_purge(self.topology.work_queue("work")))
+
+
+@pytest.fixture
+async def setup(sqlite_url: str, rabbitmq_server: str) -> AsyncIterator[Setup]:
+    setup = Setup(sqlite_url, rabbitmq_server)
+    yield setup
+    await forget(rabbitmq_server, setup.namespace)
+
+
+def found(findings: list[Finding], check: str) -> Finding:
+    return next(finding for finding in findings if finding.check == check)
+
+
+async def until(is_so: object, within: float = 15.0) -> None:
+    deadline = time.monotonic() + within
+    while not await is_so():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not come to that"
+        await asyncio.sleep(0.02)
+
+
+async def dispatched(setup: Setup, count: int) -> list[str]:
+    """So many runs, their hints confirmed and marked, and nobody to perform them."""
+    async with setup.runtime().client() as client:
+        handles = [await client.dispatch(work, Work()) for _ in range(count)]
+
+        async def all_there() -> bool:
+            return await setup.ready() == count
+
+        await client.broker.facts([])
+        await asyncio.sleep(0.3)
+        await until(all_there)
+    return [handle.id for handle in handles]
+
+
+async def test_the_doctor_finds_store_and_broker_in_step(setup: Setup) -> None:
+    await dispatched(setup, 5)
+    async with setup.runtime().client() as client:
+        findings = await client.examine()
+    hints = found(findings, "hints work")
+    assert (hints.level, hints.found) == ("ok", "5 due runs wait with a hint, 5 messages in RabbitMQ")
+    assert found(findings, "broker").found.startswith("RabbitMQ ")
+
+
+async def test_the_doctor_says_what_is_missing_and_repairs_it(setup: Setup) -> None:
+    runs = await dispatched(setup, 5)
+    await forget(setup.broker, setup.namespace)
+    async with setup.runtime().client() as client:
+        hints = found(await client.examine(), "hints work")
+        assert (hints.level, hints.found) == ("error", "5 due runs wait with a hint, no queue in RabbitMQ")
+        assert "--repair" in hints.advice
+        repaired = found(await client.examine(is_repairing=True), "repair")
+        assert repaired.level == "ok"
+        assert await setup.ready() == 5
+    async with setup.runtime() as worker:
+        for run_id in runs:
+            assert (await worker.runs.wait(run_id, timeout=15)).state is RunState.SUCCEEDED
+
+
+async def test_a_broker_that_is_away_is_one_line_of_the_report(setup: Setup) -> None:
+    async with setup.runtime(broker="amqp://u:secret-canary@127.0.0.1:1/").client() as client:
+        await client.dispatch(work, Work())
+        findings = await client.examine()
+    broker = found(findings, "broker")
+    assert broker.level == "error"
+    assert "127.0.0.1:1" in broker.found
+    assert "secret-canary" not in str(findings)
+
+
+async def test_the_doctor_tells_of_messages_in_quarantine(setup: Setup) -> None:
+    async with setup.runtime() as worker:
+        async with connected(parse_address(setup.broker), name="test") as link:
+            channel = await link.channel(confirms=True)
+            await guarded(channel.basic_publish(b"\x00nonsense\xff", routing_key=setup.topology.work_queue("work")))
+
+        async def is_kept() -> bool:
+            return bool(await worker.quarantined())
+
+        await until(is_kept)
+        [kept] = await worker.quarantined()
+        assert (kept.body, kept.queue) == (b"\x00nonsense\xff", setup.topology.work_queue("work"))
+        assert found(await worker.examine(), "quarantine").found.startswith("1 messages")
+        handle = await worker.dispatch(work, Work())
+        assert await handle.result(timeout=15) == "attempt 1"
+        assert await worker.release_quarantined([kept.id or ""]) == 1
+        assert await worker.quarantined() == []
+
+
+async def test_hints_of_a_purged_queue_are_found_lost_once_they_are_old(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = await dispatched(setup, 20)
+    await setup.purge()
+    monkeypatch.setattr("actorjobs.stores.outbox.LOST_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr("actorjobs.brokers.rabbitmq.broker.LOST_SECONDS", 0.5)
+    async with setup.runtime() as worker:
+        for run_id in runs:
+            assert (await worker.runs.wait(run_id, timeout=15)).attempt == 1
+
+
+async def test_a_run_that_is_due_far_ahead_waits_in_the_store(setup: Setup) -> None:
+    async with setup.runtime() as worker:
+        handle = await worker.dispatch(work, Work(), delay=3600)
+        await asyncio.sleep(0.5)
+        assert worker.broker.statistics()["publisher"]["confirmed"] == 0  # type: ignore[attr-defined]
+        await worker.runs.reschedule(handle.id, (await handle.run()).inserted_at)
+        assert await handle.result(timeout=15) == "attempt 1"
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_cancel_reaches_a_running_run_anywhere(
+    setup: Setup, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 500 ms with the broadcast, within a second without; here the time from the wish to the record."""
+    if is_heard:
+        monkeypatch.setattr("actorjobs.worker.worker.CONTROL_SECONDS", 30.0)
+    async with setup.runtime(), setup.runtime().client() as client:
+        handle = await client.dispatch(work, Work(last=30))
+
+        async def runs() -> bool:
+            return handle.id in setup.seen.starts
+
+        await until(runs)
+        if not is_heard:
+            monkeypatch.setattr("actorjobs.brokers.rabbitmq.publisher.Publisher.signal", lambda self: None)
+        await handle.cancel()
+        asked_at = (await handle.run()).cancel_requested_at
+        run = await client.runs.wait(handle.id, timeout=15)
+    assert run.canceled_at is not None
+    assert asked_at is not None
+    assert (run.canceled_at - asked_at).total_seconds() < (0.5 if is_heard else 1.0)
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(setup: Setup) -> None:
+    before = asyncio.all_tasks()
+    wrong = parse_address(setup.broker)
+    runtime = setup.runtime(broker=f"amqp://nobody:secret-canary@127.0.0.1:{wrong.hosts[0][1]}/")
+    with pytest.raises(Exception, match="refused") as caught:
+        await runtime.open()
+    assert "secret-canary" not in str(caught.value)
+    assert not runtime.is_open
+    await asyncio.sleep(0)
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
