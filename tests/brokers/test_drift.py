@@ -12,7 +12,7 @@ import pytest
 
 from actorjobs.brokers.rabbitmq import Topology, connected, parse_address
 from actorjobs.brokers.rabbitmq.declaring import count_ready
-from actorjobs.brokers.rabbitmq.link import guarded
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, guarded
 from actorjobs.model import RunState
 from actorjobs.runtime import Finding, Runtime
 from actorjobs.testing.broker_suite import Seen, Work, newer, work
@@ -32,9 +32,13 @@ class Setup:
         given = {"jobs": [work, newer], "queues": {"work": 10}, "broker": self.broker, "grace": 5.0, **options}
         return Runtime(store=self.store, namespace=self.namespace, context=lambda: nullcontext(self.seen), **given)  # type: ignore[arg-type]
 
-    async def ready(self) -> int:
+    async def ready(self) -> int | None:
+        """How many messages are in the queue; None while there is no queue."""
         async with connected(parse_address(self.broker), name="test") as link:
-            return await count_ready(await link.channel(), self.topology.work_queue("work"))
+            try:
+                return await count_ready(await link.channel(), self.topology.work_queue("work"))
+            except ChannelRefused:
+                return None
 
     async def purge(self) -> None:
         async with connected(parse_address(self.broker), name="test") as link:
@@ -67,8 +71,6 @@ async def dispatched(setup: Setup, count: int) -> list[str]:
         async def all_there() -> bool:
             return await setup.ready() == count
 
-        await client.broker.facts([])
-        await asyncio.sleep(0.3)
         await until(all_there)
     return [handle.id for handle in handles]
 
