@@ -277,8 +277,12 @@ class RabbitBroker:
             is_blocked = link is not None and await link.is_blocked()
             self._publishing.is_blocked = is_blocked
             self.publisher.note_blocked(is_blocked=is_blocked)
-            with suppress(StoreUnavailable):
+            try:
                 await self.publisher.look_after()
+            except StoreUnavailable:
+                pass
+            except Exception:  # without this task nothing is put off or marked any more, and nobody would notice
+                logger.exception("broker: what has been published cannot be noted: it is tried again")
             await self._clock.sleep(TICK_SECONDS)
 
     # sweeps
