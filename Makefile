@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test crash bench lint format services-up services-down
+.PHONY: docs help demo test crash faults bench lint format services-up services-down
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
@@ -13,8 +13,11 @@ demo: ## a real scenario on the embedded store, under a minute
 test: ## all checks and tests
 	@scripts/test
 
-crash: ## kill worker processes at random for a minute, on each store
+crash: ## kill worker processes at random for a minute, on each store and on RabbitMQ
 	@scripts/test tests/system -k crash
+
+faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: a quarter of an hour
+	@scripts/test tests/faults -m 'faults or not faults'
 
 bench: ## runs per second, on SQLite, PostgreSQL and MariaDB
 	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks

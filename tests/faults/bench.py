@@ -99,6 +99,14 @@ class Bench:
         self.told |= {handle.id: Told("plain") for handle in handles}
         return [handle.id for handle in handles]
 
+    async def told_all(self) -> None:
+        """Whoever dispatched it, and whether or not they were told: judge all there is."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self.client.runs.list(limit=1000, cursor=cursor or None)
+            self.told |= {run.id: self.told.get(run.id, Told("plain")) for run in page}
+            cursor = page.cursor
+
     def effects(self) -> dict[str, dict[int, Effects]]:
         return read_effects(self.effects_folder)
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from aiormq.abc import AbstractChannel
 
 from actorjobs.brokers.rabbitmq.broker import RabbitBroker
 from tests.faults.app import Work
@@ -95,3 +96,25 @@ async def test_a_broker_without_memory_takes_nothing_and_loses_nothing(own_bench
     await node.set_alarm(False)
     await own_bench.judge(90, most_attempts=1)
     await until(lambda: not worker.health)
+
+
+@pytest.mark.faults
+async def test_what_waits_behind_long_jobs_is_not_delivered_time_and_again(bench: Bench) -> None:
+    """A full worker that had fetched more than it has room for gives that back once, not once a second."""
+    await bench.worker(at_once=2)
+    for _ in range(50):
+        await bench.dispatch()
+    await bench.all_over()
+    await bench.started([await bench.dispatch(Work(seconds=40)) for _ in range(2)])
+    await bench.dispatch_many(20)
+    await asyncio.sleep(30)
+    async with bench.channel() as channel:
+        counts = [await delivery_count(channel, bench.work_queue) for _ in range(16)]
+    print(f"\ndelivered before: {counts}")
+    assert max(counts) <= 5
+    await bench.judge(most_attempts=1)
+
+
+async def delivery_count(channel: AbstractChannel, queue: str) -> int:
+    got = await channel.basic_get(queue)
+    return int((got.header.properties.headers or {}).get("x-delivery-count", 0))

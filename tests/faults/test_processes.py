@@ -12,7 +12,6 @@ import pytest
 import actorjobs as aj
 from tests.faults.app import Work
 from tests.faults.bench import ROOT, Bench, until
-from tests.system.checker import Told
 
 pytestmark = pytest.mark.system
 
@@ -47,23 +46,15 @@ async def test_a_worker_may_die_at_any_step(bench: Bench) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("step", [*STEPS.values(), *WAITED_OUT_BY_THE_RELAY.values()])
 async def test_a_worker_may_die_at_this_step(bench: Bench, step: str) -> None:
-    await bench.dispatch_many(100, Work(seconds=0.05))
-    await bench.dispatch_many(20, Work(failures=1))
+    await bench.dispatch_many(50, Work(seconds=0.1, failures=1))  # whose second hints wait long enough to be marked
     await bench.dispatch_many(20, delay=8)
-    process = await bench.process(FAULTS_DIE=step)
-    await bench.dispatch(idempotency_key="a")
-    if step.startswith("publish_later"):
-        await put_foreign_job(bench)
+    # One whose job no worker knows: its hint is put off.
+    foreign = await bench.client.dispatch(aj.JobRef("faults:unknown", Work, str, queue="work"), Work())
+    process = await bench.process(FAULTS_DIE=step, FAULTS_AT_ONCE="4")
     assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
     await bench.process()
+    await foreign.cancel()
     await bench.judge(90)
-
-
-async def put_foreign_job(bench: Bench) -> None:
-    """A run whose job the worker does not know: its hint is put off."""
-    handle = await bench.client.dispatch(aj.JobRef("faults:unknown", Work, str, queue="work"), Work())
-    await asyncio.sleep(3)
-    await handle.cancel()
 
 
 @pytest.mark.parametrize("step", ["insert:after:3", "publish:before:2", "publish:after:2"])
@@ -82,7 +73,7 @@ async def test_a_caller_may_die_at_any_step(bench: Bench, step: str) -> None:
     assert client.returncode == -signal.SIGKILL
     told = out.decode().split()
     assert told
-    bench.told = {run.id: Told("plain") for run in await bench.client.runs.list(limit=100)}
+    await bench.told_all()
     assert set(told) <= set(bench.told)
     await bench.worker()
     await bench.judge(most_attempts=1)

@@ -9,10 +9,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 import actorjobs as aj
+from actorjobs.config import EMBEDDED
+from tests.brokers.topologies import forget
 from tests.system import crash_app
 from tests.system.checker import TERMINAL, Told, read_effects, summary, violations
 
@@ -104,13 +107,29 @@ async def until_all_over(runtime: aj.Runtime, fleet: Fleet, told: dict[str, Told
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_nothing_is_lost_when_workers_are_killed(system_store_url: str, tmp_path: Path) -> None:
+    await crash(system_store_url, EMBEDDED, "default", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_nothing_is_lost_on_rabbitmq(postgres_url: str, rabbitmq_server: str, tmp_path: Path) -> None:
+    namespace = f"crash-{uuid4().hex[:12]}"
+    try:
+        await crash(postgres_url, rabbitmq_server, namespace, tmp_path)
+    finally:
+        await forget(rabbitmq_server, namespace)
+
+
+async def crash(store: str, broker: str, namespace: str, folder: Path) -> None:
     seed = int(os.environ.get("ACTORJOBS_CRASH_SEED", time.time_ns() % 1_000_000))
     dice = random.Random(seed)
-    effects = tmp_path / "effects"
+    effects = folder / "effects"
     effects.mkdir()
-    fleet = Fleet({"CRASH_EFFECTS": str(effects), "ACTORJOBS_STORE_URL": system_store_url}, tmp_path)
+    settings = {"STORE_URL": store, "BROKER_URL": broker, "NAMESPACE": namespace}
+    environment = {f"ACTORJOBS_{name}": value for name, value in settings.items()}
+    fleet = Fleet(environment | {"CRASH_EFFECTS": str(effects)}, folder)
     told: dict[str, Told] = {}
-    runtime = aj.Runtime(store=system_store_url, jobs=[crash_app.work])
+    runtime = aj.Runtime(store=store, broker=broker, namespace=namespace, jobs=[crash_app.work])
     async with runtime.client():
         for _ in range(WORKERS):
             await fleet.start()

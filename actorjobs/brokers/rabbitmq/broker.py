@@ -329,8 +329,8 @@ class RabbitBroker:
                 await self.publisher.look_after()
             except StoreUnavailable:
                 pass  # what it has to write can wait
-            except Exception:
-                logger.exception("what became of published hints cannot be written")
+            except Exception:  # without this task nothing is put off or marked any more, and nobody would notice
+                logger.exception("broker: what has been published cannot be noted: it is tried again")
             await self._clock.sleep(TICK_SECONDS)
 
     # sweeps

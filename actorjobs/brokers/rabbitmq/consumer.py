@@ -493,6 +493,7 @@ class RabbitConsumer:
         if not is_wanted and self._ready and now - self._ready[0].since >= patience:
             self._pace = max(self._pace, 1.0)
             for held in self._ready:
+                self._no_suspect(held)
                 held.nack()
             self._ready.clear()
         longest = 0.0 if self._is_stopped else self._ack_within
@@ -504,10 +505,10 @@ class RabbitConsumer:
     def _forget(self, settler: Settler) -> None:
         """The channel is gone: the broker delivers again whatever was unsettled on it. What runs goes on."""
         settler.void()
-        self._ready = deque(held for held in self._ready if held.settler is not settler)
-        for held in [held for held in self._parked if held.settler is settler]:
+        for held in [held for held in (*self._ready, *self._parked) if held.settler is settler]:
             self._parked.discard(held)
             self._no_suspect(held)
+        self._ready = deque(held for held in self._ready if held.settler is not settler)
 
 
 def quarantined(delivered: DeliveredMessage, queue: str, reason: str) -> Quarantined:

@@ -104,6 +104,8 @@ class Session:
             working = asyncio.ensure_future(self._work_on(link))
             await asyncio.wait({working, link.lost}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
+                if working.cancelled():  # not by us: the driver cancels whoever waits on what it closes
+                    raise BrokerUnavailable("its work was canceled from within")
                 working.result()
                 raise BrokerUnavailable("its work ended")
             raise BrokerUnavailable(link.why_lost)
