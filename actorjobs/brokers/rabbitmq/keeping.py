@@ -30,13 +30,14 @@ async def _keep_somehow(store: Store, message: Quarantined) -> None:
     size = len(message.body)
     reason = f"{message.reason}; of its {size} bytes only the first are kept, the store refuses more"
     shorter = replace(message, body=message.body[:BYTES_KEPT], reason=reason)
+    refusal = ""
     for attempt in (message, shorter, replace(shorter, body=b"", properties={})):
         try:
             await store.quarantine([attempt])
         except StoreUnavailable:
             raise
         except Exception as error:
-            refused = error
+            refusal = type(error).__name__
         else:
             return
     logger.error(
@@ -44,6 +45,6 @@ async def _keep_somehow(store: Store, message: Quarantined) -> None:
         size,
         message.queue,
         message.reason,
-        type(refused).__name__,
+        refusal,
         bytes(message.body[:200]),
     )
