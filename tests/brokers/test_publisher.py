@@ -19,7 +19,7 @@ from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, 
 from actorjobs.stores import SqlStore
 from actorjobs.testing.store_suite.hinting import hint
 from actorjobs.testing.store_suite.setting import accepted, envelope
-from tests.brokers.watching import SkippingClock, until
+from tests.brokers.watching import SkippingClock, ready, until
 from tests.contract.databases import Stores, read_outbox
 
 
@@ -87,11 +87,6 @@ def hints(number: int, **options: Any) -> list[Hint]:
     """Of runs that no store has."""
     given = {"seq": 1, "job": "a:job", "queue": "work"} | options
     return [Hint(run_id=f"run-{one}", **given) for one in range(number)]
-
-
-async def ready(link: Link, name: str) -> int:
-    channel = await link.channel()
-    return (await channel.queue_declare(name, passive=True)).message_count or 0
 
 
 async def test_what_is_confirmed_is_marked_after_a_second_and_not_before(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from actorjobs.brokers.rabbitmq.link import Link
 from actorjobs.clock import SystemClock
 
 
@@ -16,6 +17,21 @@ async def until(is_so: Callable[[], bool], within: float = 15.0) -> float:
         assert time.monotonic() - began < within, "it did not come to that"
         await asyncio.sleep(0.01)
     return time.monotonic() - began
+
+
+async def ready(link: Link, name: str) -> int:
+    """How many messages wait in that queue."""
+    channel = await link.channel()
+    number = (await channel.queue_declare(name, passive=True)).message_count or 0
+    await channel.close()
+    return number
+
+
+async def becomes_ready(link: Link, name: str, number: int, within: float = 10.0) -> None:
+    """Wait until so many messages wait in that queue."""
+    async with asyncio.timeout(within):
+        while await ready(link, name) != number:
+            await asyncio.sleep(0.02)
 
 
 class SkippingClock(SystemClock):
