@@ -615,7 +615,11 @@ class Consumer(Protocol):
     """One queue's stream of deliveries for one pool."""
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery and return at most `limit`. Empty only after `stop`."""
+        """Wait for at least one delivery and return at most `limit`. Empty only after `stop` or `recall`."""
+        ...
+
+    def recall(self) -> None:
+        """A `receive` that waits returns soon: the pool has another number of places by now, or wants nothing."""
         ...
 
     def stop(self) -> None:

@@ -168,6 +168,7 @@ class EmbeddedConsumer:
         self._clock = clock
         self._woken = asyncio.Event()
         self._is_stopped = False
+        self._is_recalled = False
         self._is_looking = False
         self._is_resting = False
 
@@ -176,7 +177,8 @@ class EmbeddedConsumer:
         return not self._is_looking and not (self._is_resting and self._woken.is_set())
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        while not self._is_stopped:
+        self._is_recalled = False
+        while not self._is_stopped and not self._is_recalled:
             self._woken.clear()
             taken = await self._look(limit)
             if taken.claims:
@@ -214,6 +216,10 @@ class EmbeddedConsumer:
             self._woken.set()
         else:
             self._clock.call_later(delay + DUE_MARGIN_SECONDS, self._woken.set)
+
+    def recall(self) -> None:
+        self._is_recalled = True
+        self.wake()
 
     def stop(self) -> None:
         self._is_stopped = True

@@ -135,12 +135,15 @@ class Intake(TaskService):
         self._pool = pool
         self._make_consumer = make_consumer
         self._consumer: Consumer | None = None
+        self._is_closed = False
 
     async def on_start(self) -> None:
+        self._is_closed = False
         self._consumer = self._make_consumer()
 
     async def stop(self) -> None:
         """Take nothing more. A claim that is just being committed is still handed to the pool."""
+        self._is_closed = True
         if self._consumer is not None:
             self._consumer.stop()
         self._pool.changed()
@@ -155,10 +158,15 @@ class Intake(TaskService):
                 await self._pool.wait_for_change()
                 continue
             deliveries = await consumer.receive(free)
-            if not deliveries:
+            if self._is_closed and not deliveries:
                 return
             for delivery in deliveries:
                 self._pool.hand_in(delivery)
+
+    def recall(self) -> None:
+        """Ask anew: the pool has another number of free places, or none."""
+        if self._consumer is not None:
+            self._consumer.recall()
 
 
 class Pool:
@@ -311,6 +319,7 @@ class Pool:
         if is_paused != self._is_paused:
             self._is_paused = is_paused
             self.changed()
+            self._intake.recall()
         await self._scale(self._default_concurrency if concurrency is None else concurrency)
 
     async def _scale(self, target: int) -> None:
@@ -329,6 +338,7 @@ class Pool:
             await asyncio.sleep(0)
         if grows:
             self.changed()
+        self._intake.recall()
 
 
 _leaving: set[asyncio.Task[None]] = set()

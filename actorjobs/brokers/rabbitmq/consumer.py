@@ -196,6 +196,7 @@ class RabbitConsumer:
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self._is_stopped = False
+        self._is_recalled = False
         self._is_asking = False
         self._asked_at = 0.0
         self._capacity = 0
@@ -244,9 +245,9 @@ class RabbitConsumer:
         capacity = limit + len(self._in_hand)
         if not self.prefetch or capacity != self._capacity:
             self._changed.set()
-        self._capacity, self._is_asking = capacity, True
+        self._capacity, self._is_asking, self._is_recalled = capacity, True, False
         try:
-            while not self._is_stopped:
+            while not self._is_stopped and not self._is_recalled:
                 owner = self._owner()
                 held = self._next(limit) if owner is not None else []
                 if owner is None or not held:
@@ -258,7 +259,8 @@ class RabbitConsumer:
             return []
         finally:
             self._is_asking = False
-            self._asked_at = self._clock.monotonic()
+            # Who is called away is back at once, or wants nothing for a while.
+            self._asked_at = -UNWANTED_SECONDS if self._is_recalled else self._clock.monotonic()
 
     def _next(self, limit: int) -> list[Held]:
         """Hints to bid for; but for one suspect at a time."""
@@ -367,6 +369,11 @@ class RabbitConsumer:
             self._detached -= 1
             self._changed.set()
 
+    def recall(self) -> None:
+        self._is_recalled = True
+        self._arrived.set()
+        self._changed.set()
+
     def stop(self) -> None:
         self._is_stopped = True
         self._arrived.set()
@@ -423,8 +430,9 @@ class RabbitConsumer:
             if self._is_stopped and not len(settler):
                 await settler.flush()
                 return
+            until_steady = TICK_SECONDS if differs_since is None else differs_since + patience - now
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), TICK_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), min(TICK_SECONDS, max(0.0, until_steady)))
             self._changed.clear()
 
     async def _consume_again(
