@@ -111,6 +111,7 @@ async def test_a_broker_that_is_away_is_one_line_of_the_report(setup: Setup) -> 
 
 async def test_the_doctor_tells_of_messages_in_quarantine(setup: Setup) -> None:
     async with setup.runtime() as worker:
+        await (await worker.dispatch(work, Work())).result(timeout=15)  # a queue that was just made may refuse
         async with connected(parse_address(setup.broker), name="test") as link:
             channel = await link.channel(confirms=True)
             await guarded(channel.basic_publish(b"\x00nonsense\xff", routing_key=setup.topology.work_queue("work")))

@@ -37,6 +37,8 @@ WINDOW = 400
 """Hints that wait for their confirm at most: the broker is the one who says how fast."""
 REDATE_AFTER_SECONDS = 3.0
 LET_GO_AFTER_SECONDS = 30.0
+REFUSALS = 3
+REFUSED_SECONDS = 0.1
 MARK_AFTER_SECONDS = 1.0
 """A run that was claimed meanwhile needs no mark."""
 TICK_SECONDS = 0.25
@@ -50,6 +52,7 @@ class Pending:
     since: float
     due: float
     redated: float = 0.0
+    refusals: int = 0
     is_over: bool = False
 
 
@@ -266,9 +269,16 @@ class Publisher:
                 self._known.discard(pending.hint.queue)
             case DeliveryError():
                 self.counts.refused += 1
+                self._try_again(pending)
             case _:
                 self._back(pending)
         self._moved.set()
+
+    def _try_again(self, pending: Pending) -> None:
+        """A queue that is just being made, or gets another leader, refuses for a moment; then it is the relay's."""
+        pending.refusals += 1
+        if pending.refusals <= REFUSALS:
+            self._clock.call_later(REFUSED_SECONDS * pending.refusals, lambda: self._back(pending))
 
     def _back(self, pending: Pending) -> None:
         if not pending.is_over:
