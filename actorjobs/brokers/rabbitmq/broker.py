@@ -31,7 +31,7 @@ from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
 from actorjobs.model import new_id
-from actorjobs.ports import BrokerFacts, Claim, Hint, Store, Sweep
+from actorjobs.ports import PUBLISH_GRACE_SECONDS, BrokerFacts, Claim, Hint, Store, Sweep
 
 logger = logging.getLogger("actorjobs.broker")
 
@@ -44,7 +44,8 @@ LOST_HINTS = 5000
 OVERTAKEN_BY = timedelta(seconds=60)
 SILENT_SECONDS = 20.0
 """A consumer that has room, whose queue has messages ready, and which got none for so long, is begun anew."""
-SILENCE_SECONDS = 2.0
+SILENCE_SECONDS = PUBLISH_GRACE_SECONDS + 1.5
+"""After so much of it nothing is left: what another process could not publish has come by way of the relay."""
 TICK_SECONDS = 0.25
 LAST_CHANCE_SECONDS = 5.0
 CONSUME_AGAIN_SECONDS = 0.5
