@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from actorjobs.clock import SystemClock
 from actorjobs.config import Settings
 from actorjobs.stores import NEEDED_VERSION, open_store
-from actorjobs.stores.database import parse_url
+from actorjobs.stores.database import file_of, parse_url
 from actorjobs.stores.migrate import REVISIONS
 
 ADVICE = "run `actorjobs db upgrade`; any worker also upgrades a SQLite file when it opens it"
@@ -29,11 +29,12 @@ class Outdated:
 async def outdated(settings: Settings) -> Outdated | None:
     """What opening the SQLite file would migrate; None for any other store, which nobody migrates by opening it."""
     url = parse_url(settings.store_url)
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+    path = file_of(url)
+    if path is None:
         return None
     store = await open_store(settings.store_url, namespace=settings.namespace, clock=SystemClock())
     try:
-        version = await store.schema_version() if _is_there(str(url.database)) else None
+        version = await store.schema_version() if _is_there(path) else None
     finally:
         await store.close()
     if version == NEEDED_VERSION or (version is not None and version not in REVISIONS):

@@ -6,8 +6,9 @@ a server's database runs it on a pooled connection, SQLite in the one thread tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -71,10 +72,27 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def is_in_memory(url: str) -> bool:
+def is_in_memory(url: str | URL) -> bool:
     """Whether the address is that of a SQLite database without a file."""
-    parsed = parse_url(url)
+    parsed = parse_url(url) if isinstance(url, str) else url
     return parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
+
+
+def file_of(url: URL) -> str | None:
+    """The file of a SQLite database; None where there is none."""
+    return url.database if url.get_backend_name() == "sqlite" and not is_in_memory(url) else None
+
+
+@asynccontextmanager
+async def in_background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """The work goes on for as long as the block lasts."""
+    task = asyncio.create_task(work, name="actorjobs-watch")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _check_port(url: URL) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from actorjobs.stores.core import StoreCore
+from actorjobs.stores.database import file_of
 from actorjobs.stores.sqlite import NETWORK_FILE_SYSTEMS, file_system
 
 
@@ -32,13 +33,12 @@ class Facts(StoreCore):
 
     async def file_facts(self) -> FileFacts | None:
         """None where the store is no file."""
-        url = self._database.url
-        name = url.database
-        if url.get_backend_name() != "sqlite" or name in (None, "", ":memory:"):
+        name = file_of(self._database.url)
+        if name is None:
             return None
 
         def work(connection: Connection) -> FileFacts:
-            path = Path(str(name)).absolute()
+            path = Path(name).absolute()
             kind = file_system(path.parent)
             return FileFacts(
                 path=str(path),

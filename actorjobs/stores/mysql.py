@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
-from actorjobs.stores.database import LockHeld, unavailable
+from actorjobs.stores.database import LockHeld, in_background, unavailable
 from actorjobs.stores.dialects import LOCK_WAIT_SECONDS, STRICT
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
@@ -74,15 +74,8 @@ class MysqlDatabase(PooledDatabase):
             return unavailable(error, self.url)
         return error
 
-    @asynccontextmanager
-    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
-        task = asyncio.create_task(self._watch(notice), name="actorjobs-watch")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return in_background(self._watch(notice))
 
     async def _watch(self, notice: Callable[[], None]) -> None:
         seen = None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from sqlalchemy import text
@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.errors import InvalidOption
-from actorjobs.stores.database import LockHeld, unavailable
+from actorjobs.stores.database import LockHeld, in_background, unavailable
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
 CHANNEL = "actorjobs"
@@ -60,15 +60,8 @@ class PostgresDatabase(PooledDatabase):
             return unavailable(error, self.url)
         return error
 
-    @asynccontextmanager
-    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
-        task = asyncio.create_task(self._listen(notice), name="actorjobs-listen")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return in_background(self._listen(notice))
 
     async def _listen(self, notice: Callable[[], None]) -> None:
         """Keep one connection listening; while there is none, the pollers manage alone."""

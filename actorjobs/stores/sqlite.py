@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
-from actorjobs.stores.database import masked, unavailable
+from actorjobs.stores.database import in_background, is_in_memory, masked, unavailable
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class SqliteDatabase:
 
     def __init__(self, url: URL, *, inline: bool = False, lock_timeout: float = LOCK_TIMEOUT_SECONDS) -> None:
         self.url = _checked(url)
-        self._in_memory = _is_memory(self.url)
+        self._in_memory = is_in_memory(self.url)
         self._lock_timeout = lock_timeout
         self._writer_engine = _engine(self.url, lock_timeout)
         self._inline = inline
@@ -88,15 +88,8 @@ class SqliteDatabase:
             raise StoreUnavailable(f"the store at {masked(self.url)} is closed") from None
         return await _to_its_end(work)
 
-    @asynccontextmanager
-    async def watch(self, notice: Callable[[], None]) -> AsyncGenerator[None]:
-        task = asyncio.create_task(self._watch(notice), name="actorjobs-watch")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return in_background(self._watch(notice))
 
     async def _watch(self, notice: Callable[[], None]) -> None:
         seen: int | None = None
@@ -181,16 +174,12 @@ def _use_wal(connection: sqlite3.Connection, lock_timeout: float) -> None:
         time.sleep(WAL_PAUSE_SECONDS)
 
 
-def _is_memory(url: URL) -> bool:
-    return url.database in (None, "", ":memory:")
-
-
 def _checked(url: URL) -> URL:
     if url.host or url.password:
         raise InvalidOption("a SQLite store is a file: sqlite:///relative.db or sqlite:////absolute.db")
     if url.query:
         raise InvalidOption(f"a SQLite store takes no options in its address: {', '.join(url.query)}")
-    if _is_memory(url):
+    if is_in_memory(url):
         return url
     path = Path(str(url.database))
     if path.is_dir():
