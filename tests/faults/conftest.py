@@ -80,4 +80,5 @@ async def own_bench(postgres_url: str, node: Node, namespace: str, tmp_path: Pat
         yield bench
         node.resume()
         await node.start()
+        await node.set_alarm(False)
     await forget(node.url, namespace)
