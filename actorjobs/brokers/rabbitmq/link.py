@@ -14,6 +14,7 @@ from aiormq.exceptions import (
     AMQPChannelError,
     AuthenticationError,
     ConnectionNotAllowed,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 
@@ -82,6 +83,10 @@ class Link:
             raise
         except BrokerUnavailable as error:
             cause = error.__cause__
+            if isinstance(cause, InvalidFrameError) and "Connection.OpenOk" in str(cause):
+                # The driver has no words for a broker that closes the connection at this point.
+                why = f"virtual host {address.vhost!r} is not there, or not open to user {address.user!r}"
+                raise BrokerRefused(f"{host}:{port}: {why}") from None
             is_refusal = isinstance(cause, AuthenticationError | ProbableAuthenticationError | ConnectionNotAllowed)
             kind = BrokerRefused if is_refusal else BrokerUnavailable
             raise kind(f"{host}:{port}: {error if cause is None else _said(cause)}") from None
