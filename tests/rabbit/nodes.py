@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+from tests.rabbit.certificates import Pair
 from tests.rabbit.ports import free_port
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
@@ -120,8 +121,15 @@ class Node:
     """
 
     def __init__(
-        self, folder: Path, *, name: str = "rabbit", host: Host | None = None, password: str | None = None
+        self,
+        folder: Path,
+        *,
+        name: str = "rabbit",
+        host: Host | None = None,
+        password: str | None = None,
+        certified: Pair | None = None,
     ) -> None:
+        """`certified`: it also speaks TLS, and shows this certificate."""
         self.name = f"{name}@localhost"
         self.port = free_port()
         self.is_paused = False
@@ -130,11 +138,16 @@ class Node:
         self._host = host or Host(folder / "home")
         self._password = password or secrets.token_hex(12)
         self._dist_port = free_port()
+        self._certified = certified
+        self._tls_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"amqp://{USER}:{self._password}@127.0.0.1:{self.port}/"
+
+    def tls_url(self, host: str = "127.0.0.1", **options: str) -> str:
+        return f"amqps://{USER}:{self._password}@{host}:{self._tls_port}/?{urlencode(options)}"
 
     @property
     def is_running(self) -> bool:
@@ -273,6 +286,14 @@ class Node:
             "disk_free_limit.absolute = 10MB\n"
             "cluster_partition_handling = autoheal\n"
         )
+        if self._certified is not None:
+            with config.open("a") as more:
+                more.write(
+                    f"listeners.ssl.1 = 127.0.0.1:{self._tls_port}\n"
+                    f"ssl_options.certfile = {self._certified.certificate}\n"
+                    f"ssl_options.keyfile = {self._certified.key}\n"
+                    "ssl_options.verify = verify_none\n"
+                )
         return True
 
     async def _boot(self) -> bool:

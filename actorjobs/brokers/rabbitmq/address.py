@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from actorjobs.errors import InvalidOption
 
 SCHEMES = {"amqp": 5672, "amqps": 5671}
-OPTIONS = ("cafile", "capath", "certfile", "keyfile", "no_verify_ssl")
+FILES = ("cafile", "capath", "certfile", "keyfile")
+OPTIONS = (*FILES, "no_verify_ssl")
 """What may follow the question mark: files for TLS, and the word that gives up checking the server's certificate."""
 
 HEARTBEAT_SECONDS = 10
@@ -35,6 +37,12 @@ class Address:
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
         options = urlencode({**self.options, "heartbeat": HEARTBEAT_SECONDS})
         return f"{self.scheme}://{login}@{host}:{port}/{quote(self.vhost, safe='')}?{options}"
+
+    @property
+    def missing_files(self) -> list[str]:
+        """The options that name a file or a folder which is not there."""
+        files = [(name, path) for name, path in self.options.items() if name in FILES]
+        return [f"{name}={path}" for name, path in files if not Path(path).exists()]
 
     def __str__(self) -> str:
         hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)

@@ -155,11 +155,11 @@ class RabbitBroker:
         self._wake = wake
         self._active_at = self._clock.monotonic()
         self._store_id = await self._store.identity()
-        self._writer.start()
-        self._consuming.start()
-        if self._may_declare:
-            self._controlling.start()
         try:
+            self._writer.start()
+            self._consuming.start()
+            if self._may_declare:
+                self._controlling.start()
             await self._consuming.tried()
             await self._publishing.tried()
         except BaseException:

@@ -4,6 +4,7 @@ end in a cancellation that nobody asked for."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from aiormq.exceptions import (
     AMQPChannelError,
     AuthenticationError,
     ConnectionNotAllowed,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 
@@ -30,7 +32,8 @@ ChannelRefused = AMQPChannelError
 
 
 class BrokerRefused(BrokerUnavailable):
-    """The broker is there and will not have us: a wrong password, or a virtual host that does not exist."""
+    """The broker is there and will not have us, or we not it: a wrong password, a virtual host that does not exist, a
+    certificate that is not to be trusted."""
 
 
 async def guarded(work: Awaitable[T], *, timeout: float | None = TIMEOUT_SECONDS) -> T:
@@ -72,6 +75,8 @@ class Link:
     @classmethod
     async def connect(cls, address: Address, host: str, port: int, *, name: str) -> Link:
         """Connect to one host. `BrokerUnavailable`."""
+        if address.missing_files:
+            raise BrokerRefused(f"the broker's address names {' and '.join(address.missing_files)}: not there")
         url = address.url(host, port)
         properties: Any = {"connection_name": name}
         opening = asyncio.ensure_future(aio_pika.connect(url, timeout=TIMEOUT_SECONDS, client_properties=properties))
@@ -82,8 +87,11 @@ class Link:
             raise
         except BrokerUnavailable as error:
             cause = error.__cause__
-            is_refusal = isinstance(cause, AuthenticationError | ProbableAuthenticationError | ConnectionNotAllowed)
-            kind = BrokerRefused if is_refusal else BrokerUnavailable
+            if isinstance(cause, InvalidFrameError) and "Connection.OpenOk" in str(cause):
+                # The driver has no words for a broker that closes the connection at this point.
+                why = f"virtual host {address.vhost!r} is not there, or not open to user {address.user!r}"
+                raise BrokerRefused(f"{host}:{port}: {why}") from None
+            kind = BrokerRefused if _needs_somebody(cause) else BrokerUnavailable
             raise kind(f"{host}:{port}: {error if cause is None else _said(cause)}") from None
         assert connection.transport is not None
         return cls(connection, connection.transport.connection, f"{host}:{port}")
@@ -170,6 +178,12 @@ async def close_channel(channel: AbstractChannel) -> None:
     """End a channel, whether or not it still lives."""
     with suppress(BrokerUnavailable, ChannelRefused):
         await guarded(channel.close(), timeout=CLOSE_SECONDS)
+
+
+def _needs_somebody(error: BaseException | None) -> bool:
+    """Whether trying again is in vain: a wrong password, or a certificate that is not to be trusted."""
+    refusals = (AuthenticationError, ProbableAuthenticationError, ConnectionNotAllowed, ssl.SSLCertVerificationError)
+    return error is not None and (isinstance(error, refusals) or _needs_somebody(error.__cause__))
 
 
 def _said(error: BaseException) -> str:
