@@ -12,9 +12,9 @@ import pytest
 
 import actorjobs as aj
 from actorjobs.brokers.rabbitmq import Topology
-from actorjobs.brokers.rabbitmq import broker as brokering
-from actorjobs.brokers.rabbitmq.consumer import QUICK_EXTRA, Settler
+from actorjobs.brokers.rabbitmq.consumer import QUICK_EXTRA
 from actorjobs.brokers.rabbitmq.link import Link
+from actorjobs.brokers.rabbitmq.settling import Settler
 from actorjobs.ports import Hint
 from tests.brokers.pools import JOBS, Gate, broker_of, consumer_of, quick, wait
 from tests.brokers.watching import becomes_ready, until
@@ -232,7 +232,7 @@ async def test_a_queue_that_delivers_nothing_though_it_has_messages_is_consumed_
     """A broker that has forgotten its consumer is told by a basic.cancel here of which the worker knows nothing."""
     worker = await serve(3)
     consumer, broker = consumer_of(worker), broker_of(worker)
-    monkeypatch.setattr(brokering, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("actorjobs.brokers.rabbitmq.drift.SILENT_SECONDS", 0.3)
     await (await link.channel()).queue_purge(topology.work_queue("work"))
     await _stop_deliveries(broker)
     handle = await wait.dispatch()

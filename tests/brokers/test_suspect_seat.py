@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from actorjobs.brokers.rabbitmq.consumer import Held, RabbitConsumer, Settler
+from actorjobs.brokers.rabbitmq.consumer import RabbitConsumer
+from actorjobs.brokers.rabbitmq.settling import Held, Settler
 from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import SystemClock
 from actorjobs.ports import Hint, Refusal, Refused

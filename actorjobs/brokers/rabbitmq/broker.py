@@ -13,16 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import asdict
-from datetime import timedelta
 from random import Random
 from typing import Any
 
 from actorjobs.brokers.rabbitmq import control
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import ACK_WITHIN_SECONDS, ClaimRuns, RabbitConsumer
-from actorjobs.brokers.rabbitmq.declaring import Declarer, OnMismatch, count_ready
+from actorjobs.brokers.rabbitmq.declaring import Declarer, OnMismatch
 from actorjobs.brokers.rabbitmq.drains import Drain
-from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected
+from actorjobs.brokers.rabbitmq.drift import LOST_HINTS, facts_of, find_lost_of, in_force
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link
 from actorjobs.brokers.rabbitmq.publisher import CAPACITY, Publisher
 from actorjobs.brokers.rabbitmq.session import Session
 from actorjobs.brokers.rabbitmq.topology import Topology
@@ -39,11 +39,6 @@ RELAY_SECONDS = 1.0
 RELAY_HINTS = 1000
 CONFIRMS_LATE_SECONDS = 2.0
 LOST_SECONDS = 10.0
-LOST_HINTS = 5000
-"""Hints given up as lost and published again at once, per queue and second."""
-OVERTAKEN_BY = timedelta(seconds=60)
-SILENT_SECONDS = 20.0
-"""A consumer that has room, whose queue has messages ready, and which got none for so long, is begun anew."""
 SILENCE_SECONDS = PUBLISH_GRACE_SECONDS + 1.5
 """After so much of it nothing is left: what another process could not publish has come by way of the relay."""
 TICK_SECONDS = 0.25
@@ -208,17 +203,7 @@ class RabbitBroker:
         self.publisher.signal()
 
     async def facts(self, queues: Sequence[str]) -> BrokerFacts:
-        """By a connection of its own, so that a doctor needs no worker."""
-        async with connected(self.address, name=f"actorjobs:facts:{self._name}") as link:
-            ready = {queue: await _ready(link, self.topology.work_queue(queue)) for queue in queues}
-            differences = await Declarer(self.topology).verify(link, [q for q in queues if ready[q] is not None])
-            return BrokerFacts(
-                version=link.version,
-                ready=ready,
-                dead=await _ready(link, self.topology.dead),
-                unrouted=await _ready(link, self.topology.unrouted),
-                differences=[str(difference) for difference in differences],
-            )
+        return await facts_of(self.address, self.topology, queues, name=f"actorjobs:facts:{self._name}")
 
     async def repair(self, queues: Sequence[str]) -> int:
         await self._publishing.tried()
@@ -355,53 +340,10 @@ class RabbitBroker:
         link = self._consuming.link
         if link is None:
             return False
-        has_more = False
-        for consumer in list(self._consumers.values()):
-            await self._look_at(link, consumer)
-            overtaken = {priority: moment - OVERTAKEN_BY for priority, moment in consumer.overtaken.items()}
-            await self._store.publish_now(consumer.queue, list(consumer.jobs))
-            found = await self._store.restage_lost(consumer.queue, overtaken, LOST_HINTS)
-            if found:
-                logger.warning("queue %s: %d hints were lost and are published again", consumer.queue, found)
-                self._wake("relay")
-            has_more |= found == LOST_HINTS
-        if has_more:
-            await self._clock.sleep(1.0)
-        return has_more
-
-    async def _look_at(self, link: Link, consumer: RabbitConsumer) -> None:
-        try:
-            ready = await _ready(link, consumer.name)
-        except BrokerUnavailable:
-            return
-        if ready is None:
-            consumer.consume_again()  # the queue is gone: that makes it anew, and notes it
-        elif ready == 0:
-            await self._store.note_queue(consumer.queue, is_absent=False)
-        elif consumer.is_starving(SILENT_SECONDS):
-            logger.warning("queue %s: %d messages ready and none delivered: consuming anew", consumer.queue, ready)
-            consumer.consume_again()
-
-
-def in_force(link: Link, *, may_declare: bool) -> str:
-    """What this version of the broker does about what differs between versions, in a line."""
-    numbers = [int(part) if part.isdigit() else 0 for part in link.version.split(".")[:2]]
-    if numbers < [4, 0]:
-        priorities = "priorities are ignored"
-    elif numbers < [4, 3]:
-        priorities = "priorities have two levels"
-    else:
-        priorities = "priorities are strict"
-    mode = "parts that are missing are made" if may_declare else "nothing is declared here"
-    return f"RabbitMQ {link.version} at {link.host}: quorum queues, {priorities}, {mode}"
-
-
-async def _ready(link: Link, name: str) -> int | None:
-    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`."""
-    channel = await link.channel()
-    try:
-        return await count_ready(channel, name)
-    except ChannelRefused:
-        return None
-    finally:
-        await close_channel(channel)
+        found = [await find_lost_of(self._store, link, consumer) for consumer in list(self._consumers.values())]
+        if any(found):
+            self._wake("relay")
+        if LOST_HINTS not in found:
+            return False
+        await self._clock.sleep(1.0)
+        return True

@@ -13,9 +13,9 @@ from typing import Any
 from aiormq.abc import DeliveredMessage
 
 from actorjobs.brokers.rabbitmq import message
-from actorjobs.brokers.rabbitmq.consumer import Settler, quarantined
 from actorjobs.brokers.rabbitmq.keeping import keep
 from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded, on_end
+from actorjobs.brokers.rabbitmq.settling import Settler, quarantined
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
 from actorjobs.ports import Hint, Store

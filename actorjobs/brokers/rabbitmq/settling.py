@@ -1,0 +1,92 @@
+"""Settling deliveries: each once, many in one write, and never on another channel than the one they came by."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiormq.abc import AbstractChannel, DeliveredMessage
+
+from actorjobs.brokers.rabbitmq.pipeline import acknowledge
+from actorjobs.ports import Hint, Quarantined
+
+
+class Settler:
+    """Settles the deliveries of one channel, each once, many in one write; void once the channel is gone."""
+
+    def __init__(self, channel: AbstractChannel) -> None:
+        self.channel = channel
+        self._open: set[int] = set()
+        self._acks: list[int] = []
+        self._nacks: list[int] = []
+        self._pending = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Deliveries that the broker still counts as ours."""
+        return len(self._open)
+
+    def received(self, tag: int) -> None:
+        self._open.add(tag)
+
+    def has(self, tag: int) -> bool:
+        """Whether the delivery is still to be settled."""
+        return tag in self._open
+
+    def void(self) -> None:
+        """The channel is gone: the broker has taken everything back."""
+        self._open.clear()
+
+    def settle(self, tag: int, *, is_done: bool) -> None:
+        """Acknowledge it, or have it delivered again. A second call does nothing."""
+        if tag in self._open:
+            self._open.discard(tag)
+            (self._acks if is_done else self._nacks).append(tag)
+            self._pending.set()
+
+    async def work(self) -> None:
+        """Write what is to be settled, as long as the channel lasts."""
+        while True:
+            await self._pending.wait()
+            self._pending.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        acks, self._acks = self._acks, []
+        nacks, self._nacks = self._nacks, []
+        if acks or nacks:
+            await acknowledge(self.channel, acks, nacks)
+
+
+class Held:
+    """A hint that has arrived and is not decided on yet."""
+
+    __slots__ = ("hint", "settler", "since", "tag", "takes_suspect", "tries")
+
+    def __init__(self, hint: Hint, tag: int, settler: Settler, since: float) -> None:
+        self.hint = hint
+        self.tag = tag
+        self.settler = settler
+        self.since = since
+        self.tries = 0
+        self.takes_suspect = False
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the broker has taken it back, with the channel it came by."""
+        return not self.settler.has(self.tag)
+
+    def ack(self) -> None:
+        self.settler.settle(self.tag, is_done=True)
+
+    def nack(self) -> None:
+        self.settler.settle(self.tag, is_done=False)
+
+
+def quarantined(delivered: DeliveredMessage, queue: str, reason: str) -> Quarantined:
+    """A message as it is kept: its bytes, and what it said of itself."""
+    properties: Any = delivered.header.properties
+    names = ("content_type", "message_id", "correlation_id", "app_id", "message_type", "headers", "timestamp")
+    said = {name: getattr(properties, name, None) for name in names}
+    said |= {"exchange": delivered.exchange, "routing_key": delivered.routing_key}
+    kept = {name: value for name, value in said.items() if value is not None}
+    return Quarantined(queue=queue, reason=reason, body=delivered.body, properties=kept)
