@@ -74,7 +74,7 @@ async def test_hints_of_runs_that_somebody_holds_are_passed_over(store: SqlStore
         assert await store.restage_lost(QUEUE, {}, 10) == 1
         assert await store.restage_lost(QUEUE, {}, 10) == 0
     assert await store.restage_lost(QUEUE, {}, 10) == 1
-    await store.publish_later([hint(locked), hint(free)], 60)
+    await store.publish_later([hint(locked), hint(free)], 60, doubling_to=60)
     async with held(admin, locked), asyncio.timeout(2):
         assert await store.publish_now(QUEUE, [JOB]) == 1
     assert await store.publish_now(QUEUE, [JOB]) == 1
@@ -157,7 +157,7 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
     async def sweep(store: SqlStore, random: Random) -> None:
         await store.note_queue(QUEUE, is_absent=random.random() < 0.5)
         done["restaged"] += await store.restage_lost(QUEUE, {4: await store.now()}, 30)
-        await store.publish_later(random.sample(hints, 30), 0, doubling_to=random.choice([None, 1]))
+        await store.publish_later(random.sample(hints, 30), random.choice([0, 9]), doubling_to=random.choice([None, 9]))
         done["hurried"] += await store.publish_now(QUEUE, [JOB])
 
     async def manage(store: SqlStore, random: Random) -> None:
@@ -178,5 +178,6 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
 
     acts = [relay, work, sweep, manage, work, relay]
     await asyncio.gather(*(repeat(act, some[n % 3], n) for n, act in enumerate(acts)))
-    assert min(done[name] for name in ("staged", "claimed", "hurried", "restaged")) > 20, done
+    assert min(done[name] for name in ("staged", "claimed", "hurried", "restaged")) > 0, done
+    assert done["claimed"] > 20
     assert not retried

@@ -257,7 +257,7 @@ class Hinting(StoreSetting):
         new = [id for _ in range(4) for id in await accepted(hinted, *(envelope() for _ in range(500)))]
         await hinted.mark_published([hint(one) for one in [*new, "garbage", run_id()]])
         assert (await self.outbox_of(hinted, new[-1])).published_at is not None
-        await hinted.publish_later([hint(one) for one in ["garbage", *new]], 60)
+        await hinted.publish_later([hint(one) for one in ["garbage", *new]], 60, doubling_to=60)
         assert list(await hinted.stage(10)) == []
         assert await hinted.publish_now(QUEUE, [JOB]) == 2000
         assert {one.run_id for one in await hinted.stage(2500)} == set(new)
