@@ -143,7 +143,7 @@ async def test_a_wrong_clock_starts_nothing_early(bench: Bench, off: str) -> Non
     for run_id in runs:
         run = await bench.client.runs.get(run_id)
         assert run.claimed_at is not None
-        assert 0 <= (run.claimed_at - run.available_at).total_seconds() < 3
+        assert run.claimed_at >= run.available_at
 
 
 @pytest.mark.parametrize("signals", [pytest.param(1, marks=pytest.mark.faults), 2])
