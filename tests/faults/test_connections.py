@@ -25,7 +25,9 @@ async def breaks(proxy: Proxy, how: str) -> None:
 
 
 # A broker that is not told holds what it has delivered until it misses three heartbeats.
-@pytest.mark.parametrize("how", ["reset", "black hole", pytest.param("half-open", marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "how", ["reset", *(pytest.param(how, marks=pytest.mark.faults) for how in ("black hole", "half-open"))]
+)
 async def test_jobs_go_on_while_connections_break(bench: Bench, proxy: Proxy, how: str) -> None:
     worker = await bench.worker(at_once=20, broker=proxy.url)
     long = [await bench.dispatch(Work(seconds=5), via=worker) for _ in range(5)]
@@ -67,7 +69,7 @@ async def test_broker_that_refuses_for_a_while_costs_no_dispatch(bench: Bench, p
     proxy.refuse()
     proxy.reset()
     began = time.monotonic()
-    while time.monotonic() - began < 5:
+    while time.monotonic() - began < 3:
         await bench.dispatch(via=worker)
         await asyncio.sleep(0.01)
     assert "broker publish" in worker.health

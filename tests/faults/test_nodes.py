@@ -48,7 +48,7 @@ async def test_a_broker_that_was_wiped_gets_everything_back(own_bench: Bench, no
     await own_bench.started([await own_bench.dispatch(Work(seconds=75 if number <= 5_000 else 1000))], within=60)
     await waiting(own_bench, number)
     await own_bench.dispatch_many(50, delay=60)
-    left = sum((await own_bench.ready()).values())
+    left = min(number, sum((await own_bench.ready()).values()))  # without doubles
     await node.wipe()
     began = time.monotonic()
     while sum((await own_bench.ready()).values()) < 0.99 * left:

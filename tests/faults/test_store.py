@@ -12,7 +12,7 @@ from tests.faults.bench import Bench, canceled, consumer_of, until
 from tests.rabbit.proxy import Proxy
 
 
-@pytest.mark.parametrize("how", ["reset", "black hole"])
+@pytest.mark.parametrize("how", [pytest.param("reset", marks=pytest.mark.faults), "black hole"])
 async def test_a_database_that_is_away_for_six_seconds_costs_no_attempt(
     bench: Bench, store_proxy: Proxy, how: str
 ) -> None:

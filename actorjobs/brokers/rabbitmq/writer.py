@@ -80,12 +80,12 @@ class Writer:
                     [hint for _, hint, _ in some], seconds, doubling_to=doubling_to, as_new=True
                 )
             _tell([done for _, _, done in group])
-            del self._put_off[:GROUP]
+            del self._put_off[: len(group)]
         while self._foreign:
             kept = self._foreign[:GROUP]
             await keep(self._store, [what for what, _ in kept])
             _tell([done for _, done in kept])
-            del self._foreign[:GROUP]
+            del self._foreign[: len(kept)]
 
 
 def _tell(waiting: Sequence[Callable[[], None]]) -> None:
