@@ -198,7 +198,8 @@ class RabbitBroker:
         """By a connection of its own, so that a doctor needs no worker."""
         async with connected(self.address, name=f"actorjobs:facts:{self._name}") as link:
             ready = {queue: await _ready(link, self.topology.work_queue(queue)) for queue in queues}
-            differences = await Declarer(self.topology).verify(link, [q for q in queues if ready[q] is not None])
+            declarer = Declarer(self.topology, may_declare=self._may_declare)
+            differences = await declarer.verify(link, [queue for queue in queues if ready[queue] is not None])
             return BrokerFacts(
                 version=link.version,
                 ready=ready,
