@@ -663,8 +663,8 @@ class Broker(Protocol):
         """Begin to publish. Waits for nobody."""
         ...
 
-    async def start_delivering(self, wake: Callable[[str], None]) -> None:
-        """Begin to deliver. `wake(name)` has the worker see to a duty now: `control`, or a sweep of the broker's.
+    async def start_delivering(self, queues: Sequence[str], wake: Callable[[str], None]) -> None:
+        """Begin to deliver from these queues. `wake(name)` has the worker see to a duty now: `control`, or a sweep of the broker's.
         `BrokerUnavailable` and `TopologyMismatch` for what only a person can mend; not for a broker that is down."""
         ...
 

@@ -21,7 +21,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import actorjobs as aj
-from benchmarks.__main__ import postgres_store
+from benchmarks.__main__ import server_store
 
 CHUNK = 100_000
 WAITING = 1000
@@ -138,7 +138,7 @@ async def main() -> None:
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
             await measure("sqlite", f"sqlite:///{folder}/many.db", asked.runs)
     if asked.only != "sqlite":
-        store = await postgres_store()
+        store = await server_store("postgresql")
         if store is None:
             print("postgresql: skipped, ACTORJOBS_TEST_POSTGRES_URL is not set")
             return

@@ -66,7 +66,7 @@ class EmbeddedBroker:
     async def open(self) -> None:
         """There is nothing to connect to."""
 
-    async def start_delivering(self, wake: Callable[[str], None]) -> None:
+    async def start_delivering(self, queues: Sequence[str], wake: Callable[[str], None]) -> None:
         if not self._clock.is_virtual:
             await self._watching.enter_async_context(self._store.watch(self._wake_all))
 

@@ -31,6 +31,7 @@ class OpenTopology:
         self._address = self._rabbitmq.parse_address(settings.broker_url)
         self._queues = list(queues)
         self._topology = self._rabbitmq.Topology(settings.namespace)
+        self._may_declare = settings.broker_declare
         self.namespace = settings.namespace
 
     def parts(self) -> list[str]:
@@ -49,7 +50,8 @@ class OpenTopology:
     async def verify(self) -> list[Difference]:
         """What is missing or has another argument. Changes nothing. `BrokerUnavailable`."""
         async with self._rabbitmq.connected(self._address, name="actorjobs:topology") as link:
-            found: list[Difference] = await self._rabbitmq.Declarer(self._topology).verify(link, self._queues)
+            declarer = self._rabbitmq.Declarer(self._topology, may_declare=self._may_declare)
+            found: list[Difference] = await declarer.verify(link, self._queues)
             return found
 
 

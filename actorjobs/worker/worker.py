@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -53,8 +53,9 @@ class BrokerService:
 
     name = "broker"
 
-    def __init__(self, broker: Broker, wake: Callable[[str], None]) -> None:
+    def __init__(self, broker: Broker, queues: Sequence[str], wake: Callable[[str], None]) -> None:
         self._broker = broker
+        self._queues = queues
         self._wake = wake
         self._is_running = False
 
@@ -64,7 +65,7 @@ class BrokerService:
 
     async def start(self) -> None:
         if not self._is_running:
-            await self._broker.start_delivering(self._wake)
+            await self._broker.start_delivering(self._queues, self._wake)
             self._is_running = True
 
     async def stop(self) -> None:
@@ -125,7 +126,7 @@ class Worker:
         if clock.is_virtual:
             # One process that owns its time: nobody can die in it, and every duty costs a step of each second.
             duties = [
-                BrokerService(broker, self._wake),
+                BrokerService(broker, [plan.queue for plan in plans], self._wake),
                 *shared,
                 self._every("control", 1.0, self._control, jitter=0.0),
             ]
@@ -141,7 +142,7 @@ class Worker:
                     blame=blame,
                     exits_when_stuck=exits_when_stuck,
                 ),
-                BrokerService(broker, self._wake),
+                BrokerService(broker, [plan.queue for plan in plans], self._wake),
                 *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in broker.sweeps),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
@@ -200,15 +201,17 @@ class Worker:
 
     async def stop(self, *, grace: float, hurry: asyncio.Event) -> None:
         """Take nothing more, let work end for `grace` seconds or until `hurry`, then cancel it and hand it back."""
-        await asyncio.gather(*(pool.close_intake() for pool in self.pools))
-        await self._all_idle(grace, hurry)
-        if self._performer.performing:
-            logger.info("canceling %d runs that are still at work", len(self._performer.performing))
-            self._performer.cancel_all(CancelReason.SHUTDOWN)
-            await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
-            self._performer.abandon_all(CancelReason.SHUTDOWN)
-            await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
-        await self._tree.stop()
+        try:
+            await asyncio.gather(*(pool.close_intake() for pool in self.pools))
+            await self._all_idle(grace, hurry)
+            if self._performer.performing:
+                logger.info("canceling %d runs that are still at work", len(self._performer.performing))
+                self._performer.cancel_all(CancelReason.SHUTDOWN)
+                await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
+                self._performer.abandon_all(CancelReason.SHUTDOWN)
+                await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
+        finally:  # also for who is canceled while waiting
+            await self._tree.stop()
         if self._clock.is_virtual and (owner := self.lease.owner) is not None:
             self.lease.end()
             await self._store.leave(owner)

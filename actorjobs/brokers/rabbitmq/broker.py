@@ -44,6 +44,7 @@ SILENCE_SECONDS = PUBLISH_GRACE_SECONDS + 1.5
 TICK_SECONDS = 0.25
 LAST_CHANCE_SECONDS = 5.0
 CONSUME_AGAIN_SECONDS = 0.5
+MISMATCH_SECONDS = 10.0
 
 
 class RabbitBroker:
@@ -84,6 +85,8 @@ class RabbitBroker:
         self._consumers: dict[str, RabbitConsumer] = {}
         self._is_new = asyncio.Event()
         self._wake: Callable[[str], None] = lambda _name: None
+        self._to_check: list[str] = []
+        """Queues that a start must find, or make, as they should be."""
         self._publishing = self._session("publish", self._publish)
         self._consuming = self._session("consume", self._consume)
         self._controlling = self._session("control", self._control)
@@ -112,7 +115,9 @@ class RabbitBroker:
         sessions = [self._publishing]
         if self._consumers:
             sessions += [self._consuming, *([self._controlling] if self._may_declare else [])]
-        return {f"broker {one.role}": problem for one in sessions if (problem := one.health) is not None}
+        wrong = {f"broker {one.role}": problem for one in sessions if (problem := one.health) is not None}
+        consumers = self._consumers.values()
+        return wrong | {f"queue {one.queue}": one.problem for one in consumers if one.problem is not None}
 
     def statistics(self) -> dict[str, Any]:
         """Figures since the start: hints out and in, connections, and what is on its way now."""
@@ -145,9 +150,9 @@ class RabbitBroker:
                 self._tick(), name="actorjobs-broker-tick", context=Context()
             )
 
-    async def start_delivering(self, wake: Callable[[str], None]) -> None:
+    async def start_delivering(self, queues: Sequence[str], wake: Callable[[str], None]) -> None:
         """Begin to deliver. Waits for the first try to connect: `BrokerRefused` and `TopologyMismatch` end it."""
-        self._wake = wake
+        self._wake, self._to_check = wake, list(queues)
         self._active_at = self._clock.monotonic()
         self._store_id = await self._store.identity()
         try:
@@ -203,7 +208,8 @@ class RabbitBroker:
         self.publisher.signal()
 
     async def facts(self, queues: Sequence[str]) -> BrokerFacts:
-        return await facts_of(self.address, self.topology, queues, name=f"actorjobs:facts:{self._name}")
+        name = f"actorjobs:facts:{self._name}"
+        return await facts_of(self.address, self._declarer, queues, name=name)
 
     async def repair(self, queues: Sequence[str]) -> int:
         await self._publishing.tried()
@@ -252,6 +258,9 @@ class RabbitBroker:
     async def _consume(self, link: Link) -> None:
         """A task for each queue and each drain; the first that fails ends the connection, and with it the others."""
         await self._declarer.base(link)
+        for queue in self._to_check:
+            await self._ensure(link, queue)
+        self._to_check = []
         logger.info("broker: connected to %s", in_force(link, may_declare=self._may_declare))
         self._consuming.ready()
         drains = [
@@ -280,11 +289,18 @@ class RabbitBroker:
 
     async def _keep_consuming(self, link: Link, consumer: RabbitConsumer) -> None:
         while not consumer.is_stopped:
-            await self._ensure(link, consumer)
             try:
+                await self._ensure(link, consumer.queue)
+                with suppress(StoreUnavailable):  # what others did not know, this process may
+                    await self._store.publish_now(consumer.queue, list(consumer.jobs))
+                consumer.problem = None
                 await consumer.consume(link)
             except ChannelRefused as error:
                 logger.warning("queue %s: the broker ended the consumer: %s", consumer.queue, error)
+            except TopologyMismatch as error:  # the other queues go on
+                consumer.problem = str(error)
+                logger.error("queue %s: %s", consumer.queue, error)
+                await self._clock.sleep(MISMATCH_SECONDS)
             await self._clock.sleep(self._random.uniform(0.1, CONSUME_AGAIN_SECONDS))
 
     async def _keep_draining(self, link: Link, drain: Drain) -> None:
@@ -295,14 +311,10 @@ class RabbitBroker:
                 await self._declarer.base(link)
             await self._clock.sleep(CONSUME_AGAIN_SECONDS)
 
-    async def _ensure(self, link: Link, consumer: RabbitConsumer) -> None:
-        was_absent = await self._declarer.queue(link, consumer.queue)
-        with suppress(StoreUnavailable):
-            if was_absent:
-                await self._store.note_queue(consumer.queue, is_absent=True)
-            # What others did not know, this process may.
-            await self._store.publish_now(consumer.queue, list(consumer.jobs))
-        if was_absent:
+    async def _ensure(self, link: Link, queue: str) -> None:
+        if await self._declarer.queue(link, queue):
+            with suppress(StoreUnavailable):
+                await self._store.note_queue(queue, is_absent=True)
             self._wake("lost hints")
 
     async def _tick(self) -> None:

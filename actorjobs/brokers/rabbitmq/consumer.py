@@ -135,6 +135,8 @@ class RabbitConsumer:
         """What the broker was told; 0 while it delivers nothing."""
         self.last_delivery = self._consuming_since = clock.monotonic()
         self.is_consuming = False
+        self.problem: str | None = None
+        """Why nothing can be consumed, where a person has to mend it."""
         self.refusals: dict[Refused, int] = dict.fromkeys(Refused, 0)
         self._is_over = False
 
@@ -442,6 +444,11 @@ class RabbitConsumer:
     def _forget(self, settler: Settler) -> None:
         """The channel is gone: the broker delivers again whatever was unsettled on it. What runs goes on."""
         settler.void()
+        for delivery in self._in_hand:
+            if delivery.held.settler is settler and not delivery.is_detached:
+                # Its place is taken all the same, by a run without a message.
+                delivery.is_detached = True
+                self._detached += 1
         for held in [held for held in (*self._ready, *self._parked) if held.settler is settler]:
             self._parked.discard(held)
             self._no_suspect(held)

@@ -91,7 +91,7 @@ class Declarer:
         if isinstance(error, ChannelNotFoundEntity) and "home node" in str(error):
             raise BrokerUnavailable(f"{_named(part)}: {error}") from error
         if difference.problem != "differs" or self._on_mismatch == "error":
-            raise TopologyMismatch(f"{difference}; {_advice(difference)}") from None
+            raise TopologyMismatch(f"{difference}; {_advice(difference, part)}") from None
         if difference.part not in self._told:
             self._told.add(difference.part)
             logger.warning("broker: %s; it is used as it is", difference)
@@ -103,8 +103,9 @@ class Declarer:
     async def _differences(self, link: Link, queues: list[str]) -> AsyncIterator[Difference]:
         for parts in (self.topology.base(), *(self.topology.of_queue(queue) for queue in queues)):
             for part in parts.named:
-                # Declaring what exists compares and changes nothing; what is missing would be made.
-                for is_passive in (True, False):
+                # Declaring what exists compares and changes nothing; what is missing would be made. Without the right
+                # to configure nobody can compare.
+                for is_passive in (True, False) if self._may_declare else (True,):
                     error = await _refusal(link, part, is_passive=is_passive)
                     if error is not None:
                         yield _difference(part, error)
@@ -180,11 +181,15 @@ def _difference(part: Exchange | Queue | Binding, error: Exception) -> Differenc
     )
 
 
-def _advice(difference: Difference) -> str:
+def _advice(difference: Difference, part: Exchange | Queue | Binding) -> str:
     if difference.problem == "missing":
         return "somebody with the right to configure has to run `actorjobs topology apply` first"
     if difference.problem == "refused":
-        return "give this user the right, or set broker_declare=false once an administrator has applied the topology"
+        right = f"write {part.target} and read {part.source}" if isinstance(part, Binding) else f"configure {part.name}"
+        return (
+            f"this user lacks the right to {right}: grant it, or set ACTORJOBS_BROKER_DECLARE=false once an "
+            "administrator has run `actorjobs topology apply`"
+        )
     return "delete it when it is empty and let it be made again, or set broker_on_mismatch=use"
 
 

@@ -11,7 +11,6 @@ from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import RabbitConsumer
 from actorjobs.brokers.rabbitmq.declaring import Declarer, count_ready
 from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected
-from actorjobs.brokers.rabbitmq.topology import Topology
 from actorjobs.errors import BrokerUnavailable
 from actorjobs.ports import BrokerFacts, Store
 
@@ -49,11 +48,12 @@ async def _look_at(store: Store, link: Link, consumer: RabbitConsumer) -> None:
         consumer.consume_again()
 
 
-async def facts_of(address: Address, topology: Topology, queues: Sequence[str], *, name: str) -> BrokerFacts:
+async def facts_of(address: Address, declarer: Declarer, queues: Sequence[str], *, name: str) -> BrokerFacts:
     """What the broker has, by a connection of its own, so that a doctor needs no worker. `BrokerUnavailable`."""
+    topology = declarer.topology
     async with connected(address, name=name) as link:
         ready = {queue: await ready_in(link, topology.work_queue(queue)) for queue in queues}
-        differences = await Declarer(topology).verify(link, [queue for queue in queues if ready[queue] is not None])
+        differences = await declarer.verify(link, [queue for queue in queues if ready[queue] is not None])
         return BrokerFacts(
             version=link.version,
             ready=ready,
