@@ -664,8 +664,9 @@ class Broker(Protocol):
         ...
 
     async def start_delivering(self, queues: Sequence[str], wake: Callable[[str], None]) -> None:
-        """Begin to deliver from these queues. `wake(name)` has the worker see to a duty now: `control`, or a sweep of the broker's.
-        `BrokerUnavailable` and `TopologyMismatch` for what only a person can mend; not for a broker that is down."""
+        """Begin to deliver from these queues. `wake(name)` has the worker see to a duty now: `control`, or a sweep of
+        the broker's. `BrokerUnavailable` and `TopologyMismatch` for what only a person can mend; not for a broker that
+        is down."""
         ...
 
     async def stop_delivering(self) -> None: ...

@@ -13,6 +13,7 @@ import pytest
 from actorjobs.brokers.rabbitmq import Topology, connected, parse_address
 from actorjobs.brokers.rabbitmq.declaring import count_ready
 from actorjobs.brokers.rabbitmq.link import ChannelRefused, guarded
+from actorjobs.errors import TopologyMismatch
 from actorjobs.model import RunState
 from actorjobs.runtime import Finding, Runtime
 from actorjobs.testing.broker_suite import Seen, Work, newer, work
@@ -172,6 +173,40 @@ async def test_a_cancel_reaches_a_running_run_anywhere(
     assert run.canceled_at is not None
     assert asked_at is not None
     assert (run.canceled_at - asked_at).total_seconds() < (0.5 if is_heard else 1.0)
+
+
+async def test_a_queue_that_is_not_as_it_should_be_ends_the_start_if_that_is_wanted(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(parse_address(setup.broker), name="test") as link:
+        arguments = {"x-queue-type": "quorum", "x-delivery-limit": 3}
+        channel = await link.channel()
+        await guarded(channel.queue_declare(setup.topology.work_queue("work"), durable=True, arguments=arguments))
+    monkeypatch.setenv("ACTORJOBS_BROKER_ON_MISMATCH", "error")
+    with pytest.raises(TopologyMismatch, match="and should be"):
+        await setup.runtime().open()
+    monkeypatch.delenv("ACTORJOBS_BROKER_ON_MISMATCH")
+    async with setup.runtime() as worker:
+        assert await (await worker.dispatch(work, Work())).result(timeout=15) == "attempt 1"
+
+
+async def test_a_queue_that_goes_wrong_later_holds_up_itself_alone(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACTORJOBS_BROKER_ON_MISMATCH", "error")
+    async with setup.runtime(queues={"work": 5, "b": 5}) as worker:
+        async with connected(parse_address(setup.broker), name="test") as link:
+            channel, name = await link.channel(), setup.topology.work_queue("b")
+            arguments = {"x-queue-type": "quorum", "x-delivery-limit": 3}
+            await guarded(channel.queue_delete(name))
+            await guarded(channel.queue_declare(name, durable=True, arguments=arguments))
+
+        async def is_told() -> bool:
+            return "queue b" in worker.health
+
+        await until(is_told)
+        assert "should be" in worker.health["queue b"]
+        assert await (await worker.dispatch(work, Work())).result(timeout=15) == "attempt 1"
 
 
 async def test_a_start_that_fails_leaves_nothing_behind(setup: Setup) -> None:
