@@ -90,7 +90,7 @@ def servers(postgres_url: str, rabbitmq_server: str) -> Iterator[dict[str, str]]
         "ACTORJOBS_BROKER_URL": rabbitmq_server,
         "ACTORJOBS_NAMESPACE": namespace,
     }
-    asyncio.run(forget(rabbitmq_server, namespace, ("default", "smtp", "reports")))
+    asyncio.run(forget(rabbitmq_server, namespace, ("default", "smtp", "mail", "reports")))
 
 
 @pytest.mark.parametrize("name", sorted(PROMISES))
