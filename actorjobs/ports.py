@@ -54,11 +54,13 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bid:
-    """A wish to claim the run of a hint. `takes_suspect`: also if it was lost twice."""
+    """A wish to claim the run of a hint. `takes_suspect`: also if it was lost twice. `queue`: only if it is a run of
+    that queue, since a pool must perform no others, whatever somebody puts into its queue."""
 
     run_id: str
     seq: int
     takes_suspect: bool = False
+    queue: str | None = None
 
 
 class Refused(StrEnum):

@@ -33,6 +33,7 @@ class Waiting(NamedTuple):
     is_held: bool
     is_over: bool
     is_paused: bool
+    queue: str
 
 
 STALE = Refusal(why=Refused.STALE)
@@ -71,7 +72,7 @@ def answered(bids: Sequence[Bid], answers: Answers) -> list[Claim | Refusal]:
 
 def refusal(run: Waiting | None, bid: Bid, jobs: Mapping[str, int]) -> Refusal | None:
     """Why the bid does not get the run, as it was found waiting or not at all; None if nothing is in the way."""
-    if run is None or run.seq != bid.seq or run.is_over:
+    if run is None or run.seq != bid.seq or run.is_over or bid.queue not in (None, run.queue):
         return STALE
     if run.is_paused:
         return Refusal(why=Refused.PAUSED)

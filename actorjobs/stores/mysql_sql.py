@@ -396,7 +396,7 @@ def _claim(
     for bid in bids:
         if (row := held.get(bid.run_id)) is not None:
             seconds = (row[21] - now).total_seconds()
-            run = Waiting._make((*row[:2], seconds, row[11], *row[2:4], *row[23:], row[4] in paused))
+            run = Waiting._make((*row[:2], seconds, row[11], *row[2:4], *row[23:], row[4] in paused, row[4]))
             answers[bid.run_id, bid.seq] = refusal(run, bid, jobs) or _claimed(row, owner, now)
     claimed = [answer.run_id for answer in answers.values() if isinstance(answer, Claim)]
     if claimed:
@@ -410,7 +410,7 @@ def _claim(
 
 
 def _seen(row: Sequence[Any], now: datetime, paused: set[str]) -> Waiting:
-    return Waiting._make((*row[:2], (row[2] - now).total_seconds(), *row[3:8], row[8] in paused))
+    return Waiting._make((*row[:2], (row[2] - now).total_seconds(), *row[3:8], row[8] in paused, row[8]))
 
 
 def stage(connection: Connection, namespace: str, limit: int, bound: datetime | None) -> list[Hint]:

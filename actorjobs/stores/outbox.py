@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, union_all, update
 
 from actorjobs.model import new_id
-from actorjobs.ports import LOST_AFTER_SECONDS, Hint, OutboxFacts
+from actorjobs.ports import LOST_AFTER_SECONDS, PROMISED_SECONDS, Hint, OutboxFacts
 from actorjobs.stores import schema
 from actorjobs.stores.bids import generations, in_portions
 from actorjobs.stores.core import StoreCore
@@ -108,8 +108,9 @@ class Outbox(StoreCore):
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
         def work(connection: Connection) -> int:
             now = self._now(connection)
+            # What is put off for longer than a staged hint is promised: nobody is just publishing it.
             put_off = (
-                runs.c.publish_after > now,
+                runs.c.publish_after > now + timedelta(seconds=PROMISED_SECONDS),
                 runs.c.republished > 0,
                 words(schema.WAITING_SQL),
                 runs.c.available_at <= now,

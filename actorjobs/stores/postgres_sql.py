@@ -123,9 +123,11 @@ WHERE NOT {_IS_PAUSED}
 
 _CLAIM = f"""
 WITH d AS MATERIALIZED (
-  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, seq int, takes_suspect bool)),
+  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d
+    (id text, seq int, takes_suspect bool, queue text)),
 due AS MATERIALIZED (
   SELECT r.id FROM actorjobs_runs r JOIN d ON d.id = r.id AND d.seq = r.seq
+    AND coalesce(d.queue, r.queue) = r.queue
   WHERE r.id = ANY (ARRAY(SELECT id FROM d)) AND r.namespace = :ns AND {WAITING_SQL}
     AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
     AND cancel_requested_at IS NULL AND (losses < 2 OR takes_suspect) AND job = ANY(:jobs)
@@ -141,7 +143,7 @@ RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
 _WAITING = f"""
 SELECT id, seq, CAST(extract(epoch FROM available_at - {{now}}) AS float8), losses, job, version, hold IS NOT NULL,
   coalesce(expires_at <= {{now}}, false) OR cancel_requested_at IS NOT NULL,
-  EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused)
+  EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused), queue
 FROM actorjobs_runs r WHERE id = ANY(:ids) AND namespace = :ns AND {WAITING_SQL}
 """
 
@@ -264,7 +266,9 @@ class PostgresStatements:
         now: datetime,
     ) -> Answers:
         """Claim the runs of hints, passing over those that somebody holds. A second look tells why the others stay."""
-        rows = [{"id": bid.run_id, "seq": bid.seq, "takes_suspect": bid.takes_suspect} for bid in bids]
+        rows = [
+            {"id": bid.run_id, "seq": bid.seq, "takes_suspect": bid.takes_suspect, "queue": bid.queue} for bid in bids
+        ]
         where = {"ns": namespace} | self._time(now)
         known = {"jobs": list(jobs), "versions": orjson.dumps(dict(jobs)).decode()}
         values = where | known | {"rows": orjson.dumps(rows).decode(), "owner": owner}

@@ -221,7 +221,7 @@ def claim(
 def _waiting(row: Sequence[Any], now: int) -> Waiting:
     job, version, losses, due = row[2], row[3], row[11], row[21]
     is_held, is_over, is_paused = (bool(value) for value in row[23:])
-    return Waiting(row[0], row[1], (due - now) / SECOND, losses, job, version, is_held, is_over, is_paused)
+    return Waiting(row[0], row[1], (due - now) / SECOND, losses, job, version, is_held, is_over, is_paused, row[4])
 
 
 def stage(connection: Connection, namespace: str, limit: int, now: int) -> list[Hint]:

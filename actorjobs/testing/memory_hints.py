@@ -91,11 +91,8 @@ class MemoryHints(MemoryLeases):
     async def publish_now(self, queue: str, jobs: Sequence[str]) -> int:
         now = await self._begin()
         mine = [row for row in self._waiting(queue) if row["job"] in jobs and row["available_at"] <= now]
-        put_off = [
-            row
-            for row in mine
-            if row["republished"] and row["publish_after"] is not None and row["publish_after"] > now
-        ]
+        later = now + seconds(PROMISED_SECONDS)
+        put_off = [row for row in mine if row["republished"] and (row["publish_after"] or now) > later]
         for row in put_off:
             row["publish_after"] = now
         return len(put_off)

@@ -168,6 +168,7 @@ def waiting_of(row: Row, now: datetime, *, is_paused: bool) -> Waiting:
         is_held=row["hold"] is not None,
         is_over=is_expired or row["cancel_requested_at"] is not None,
         is_paused=is_paused,
+        queue=row["queue"],
     )
 
 

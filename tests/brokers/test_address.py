@@ -42,6 +42,7 @@ def test_its_text_never_shows_the_password() -> None:
         ("amqp://u:secret-canary@h1,,h2", "host"),
         ("amqps://u:secret-canary@h?heartbeat=1", "unknown option"),
         ("amqp://u:secret-canary@h?cafile=/x", "amqps"),
+        ("amqps://u:secret-canary@h?no_verify_ssl=false", "0 or 1"),
         ("amqp://u:secret-canary@[::1", "broker address"),
         ("embeded", "embedded"),
     ],

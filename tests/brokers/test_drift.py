@@ -10,11 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from actorjobs.brokers.rabbitmq import Topology, connected, parse_address
+from actorjobs.brokers.rabbitmq import Topology, connected, message, parse_address
 from actorjobs.brokers.rabbitmq.declaring import count_ready
 from actorjobs.brokers.rabbitmq.link import ChannelRefused, guarded
 from actorjobs.errors import TopologyMismatch
 from actorjobs.model import RunState
+from actorjobs.ports import Hint
 from actorjobs.runtime import Finding, Runtime
 from actorjobs.testing.broker_suite import Seen, Work, newer, work
 from tests.brokers.topologies import forget
@@ -140,6 +141,25 @@ async def test_hints_of_a_purged_queue_are_found_lost_once_they_are_old(
     async with setup.runtime() as worker:
         for run_id in runs:
             assert (await worker.runs.wait(run_id, timeout=15)).attempt == 1
+
+
+async def test_a_hint_put_into_another_queue_starts_nothing_there(setup: Setup) -> None:
+    async with setup.runtime(queues={"work": 5, "b": 5}) as worker:
+        await worker.queues.pause("work")
+        handle = await worker.dispatch(work, Work())
+        store_id = await worker.store.identity()
+        forged = message.encode(Hint(run_id=handle.id, seq=1, job="suite:work", queue="b"), store_id, 0.0)
+        async with connected(parse_address(setup.broker), name="test") as link:
+            channel = await link.channel()
+            await channel.basic_publish(forged, routing_key=setup.topology.work_queue("b"))
+
+        async def is_refused() -> bool:
+            return bool(worker.broker.statistics()["consumers"]["b"]["refused"]["stale"])  # type: ignore[attr-defined]
+
+        await until(is_refused)
+        assert (await handle.run()).state is RunState.QUEUED
+        await worker.queues.resume("work")
+        assert await handle.result(timeout=15) == "attempt 1"
 
 
 async def test_a_run_that_is_due_far_ahead_waits_in_the_store(setup: Setup) -> None:

@@ -157,7 +157,9 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
     async def sweep(store: SqlStore, random: Random) -> None:
         await store.note_queue(QUEUE, is_absent=random.random() < 0.5)
         done["restaged"] += await store.restage_lost(QUEUE, {4: await store.now()}, 30)
-        await store.publish_later(random.sample(hints, 30), random.choice([0, 9]), doubling_to=random.choice([None, 9]))
+        await store.publish_later(
+            random.sample(hints, 30), random.choice([0, 60]), doubling_to=random.choice([None, 60])
+        )
         done["hurried"] += await store.publish_now(QUEUE, [JOB])
 
     async def manage(store: SqlStore, random: Random) -> None:

@@ -66,6 +66,8 @@ def parse_address(text: str) -> Address:
     for name in given:
         if name not in OPTIONS:
             raise InvalidOption(f"broker address: unknown option {name[:40]!r}; there are {', '.join(OPTIONS)}")
+    if given.get("no_verify_ssl", "0") not in ("0", "1"):
+        raise InvalidOption("broker address: no_verify_ssl is 0 or 1")
     if given and parts.scheme != "amqps":
         raise InvalidOption("broker address: its options are about TLS, so its scheme must be amqps")
     return Address(

@@ -21,8 +21,8 @@ from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import ACK_WITHIN_SECONDS, ClaimRuns, RabbitConsumer
 from actorjobs.brokers.rabbitmq.declaring import Declarer, OnMismatch
 from actorjobs.brokers.rabbitmq.drains import Drain
-from actorjobs.brokers.rabbitmq.drift import LOST_HINTS, facts_of, find_lost_of, in_force
-from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link
+from actorjobs.brokers.rabbitmq.drift import LOST_HINTS, facts_of, find_lost_of, in_force, note_if_gone
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, connected
 from actorjobs.brokers.rabbitmq.publisher import CAPACITY, Publisher
 from actorjobs.brokers.rabbitmq.session import Session
 from actorjobs.brokers.rabbitmq.topology import Topology
@@ -66,12 +66,10 @@ class RabbitBroker:
         """`claim` claims the runs of hints for an owner; `may_declare` off is for a user who may not configure."""
         self.address = address
         self.topology = Topology(namespace)
-        self.publisher = Publisher(
-            store=store,
-            declarer=(declarer := Declarer(self.topology, may_declare=may_declare, on_mismatch=on_mismatch)),
-            clock=clock,
+        self._declarer = Declarer(
+            self.topology, may_declare=may_declare, on_mismatch=on_mismatch, on_absent=self._note_absent
         )
-        self._declarer = declarer
+        self.publisher = Publisher(store=store, declarer=self._declarer, clock=clock)
         self._may_declare = may_declare
         self._store = store
         self._claim = claim
@@ -116,6 +114,7 @@ class RabbitBroker:
         if self._consumers:
             sessions += [self._consuming, *([self._controlling] if self._may_declare else [])]
         wrong = {f"broker {one.role}": problem for one in sessions if (problem := one.health) is not None}
+        wrong |= {f"queue {queue}": "RabbitMQ does not confirm its messages" for queue in self.publisher.stalled}
         consumers = self._consumers.values()
         return wrong | {f"queue {one.queue}": one.problem for one in consumers if one.problem is not None}
 
@@ -213,10 +212,10 @@ class RabbitBroker:
 
     async def repair(self, queues: Sequence[str]) -> int:
         await self._publishing.tried()
-        ready = (await self.facts(queues)).ready
+        async with connected(self.address, name=f"actorjobs:repair:{self._name}") as link:
+            for queue in queues:
+                await note_if_gone(self._store, link, queue, self.topology.work_queue(queue))
         for queue in queues:
-            if not ready[queue]:
-                await self._store.note_queue(queue, is_absent=ready[queue] is None)
             while await self._store.restage_lost(queue, {}, LOST_HINTS) == LOST_HINTS:
                 pass
         before = self.publisher.counts.confirmed
@@ -313,9 +312,11 @@ class RabbitBroker:
 
     async def _ensure(self, link: Link, queue: str) -> None:
         if await self._declarer.queue(link, queue):
-            with suppress(StoreUnavailable):
-                await self._store.note_queue(queue, is_absent=True)
             self._wake("lost hints")
+
+    async def _note_absent(self, queue: str) -> None:
+        with suppress(StoreUnavailable):  # that its hints are lost is seen in other ways too, later
+            await self._store.note_queue(queue, is_absent=True)
 
     async def _tick(self) -> None:
         while True:
@@ -342,10 +343,10 @@ class RabbitBroker:
         if not await self.publisher.room_for(RELAY_HINTS, CONFIRMS_LATE_SECONDS):
             return False
         hints = await self._store.stage(min(RELAY_HINTS, CAPACITY))
-        self.publisher.put(hints)
+        taken = self.publisher.put(hints)
         if hints:
             self._active_at = self._clock.monotonic()
-        return len(hints) == RELAY_HINTS
+        return len(hints) == RELAY_HINTS and taken > 0
 
     async def find_lost(self) -> bool:
         """Have the hints published again that must be lost, of the queues that are served here."""

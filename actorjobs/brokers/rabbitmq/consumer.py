@@ -230,7 +230,7 @@ class RabbitConsumer:
 
     def _bid_for(self, held: Held) -> Bid:
         assert held.hint.seq is not None
-        return Bid(run_id=held.hint.run_id, seq=held.hint.seq, takes_suspect=held.takes_suspect)
+        return Bid(run_id=held.hint.run_id, seq=held.hint.seq, takes_suspect=held.takes_suspect, queue=self.queue)
 
     def _take(self, claim: Claim, held: Held, now: float) -> RabbitDelivery:
         delivery = RabbitDelivery(claim, held, self, now)

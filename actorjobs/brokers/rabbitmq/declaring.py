@@ -22,6 +22,7 @@ from actorjobs.errors import BrokerUnavailable, TopologyMismatch
 
 logger = logging.getLogger("actorjobs.broker")
 
+OnAbsent: TypeAlias = Callable[[str], Awaitable[None]]
 OnMismatch: TypeAlias = Literal["use", "error"]
 
 _INEQUIVALENT = re.compile(
@@ -52,8 +53,17 @@ class Difference:
 class Declarer:
     """Declares parts, by a mode: with `may_declare` off (a user without the right to configure) it only looks."""
 
-    def __init__(self, topology: Topology, *, may_declare: bool = True, on_mismatch: OnMismatch = "use") -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        may_declare: bool = True,
+        on_mismatch: OnMismatch = "use",
+        on_absent: OnAbsent | None = None,
+    ) -> None:
+        """`on_absent` is told of a work queue that is not there."""
         self.topology = topology
+        self._on_absent = on_absent or _nobody
         self._may_declare = may_declare
         self._on_mismatch = on_mismatch
         self._told: set[str] = set()
@@ -63,9 +73,12 @@ class Declarer:
         await self._all(link, self.topology.base())
 
     async def queue(self, link: Link, queue: str) -> bool:
-        """Have the work queue; True when it was absent, so that all it held is lost."""
+        """Have the work queue; True when it was absent, so that all it held is lost: that is told before it is made,
+        since nobody could tell afterwards."""
         parts = self.topology.of_queue(queue)
         was_absent = not await _exists(link, parts.queues[0])
+        if was_absent:
+            await self._on_absent(queue)
         await self._all(link, parts)
         return was_absent
 
@@ -110,6 +123,10 @@ class Declarer:
                     if error is not None:
                         yield _difference(part, error)
                         break
+
+
+async def _nobody(_queue: str) -> None:
+    """Nobody wants to know."""
 
 
 async def _refusal(link: Link, part: Exchange | Queue, *, is_passive: bool) -> Exception | None:

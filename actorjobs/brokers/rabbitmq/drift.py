@@ -7,10 +7,12 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
+from aiormq.exceptions import ChannelNotFoundEntity
+
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import RabbitConsumer
 from actorjobs.brokers.rabbitmq.declaring import Declarer, count_ready
-from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected, guarded
 from actorjobs.errors import BrokerUnavailable
 from actorjobs.ports import BrokerFacts, Store
 
@@ -19,6 +21,7 @@ logger = logging.getLogger("actorjobs.broker")
 LOST_HINTS = 5000
 """Hints given up as lost and published again at once, per queue and second."""
 OVERTAKEN_BY = timedelta(seconds=60)
+GET_SECONDS = 3.0
 SILENT_SECONDS = 20.0
 """A consumer that has room, whose queue has messages ready, and which got none for so long, is begun anew."""
 
@@ -42,10 +45,36 @@ async def _look_at(store: Store, link: Link, consumer: RabbitConsumer) -> None:
     if ready is None:
         consumer.consume_again()  # the queue is gone: that makes it anew, and notes it
     elif ready == 0:
-        await store.note_queue(consumer.queue, is_absent=False)
+        if await _is_empty(link, consumer.name):
+            await store.note_queue(consumer.queue, is_absent=False)
     elif consumer.is_starving(SILENT_SECONDS):
         logger.warning("queue %s: %d messages ready and none delivered: consuming anew", consumer.queue, ready)
         consumer.consume_again()
+
+
+async def note_if_gone(store: Store, link: Link, queue: str, name: str) -> None:
+    """Note that the queue is absent, or empty, if it is. `BrokerUnavailable`."""
+    ready = await ready_in(link, name)
+    if ready is None or (ready == 0 and await _is_empty(link, name)):
+        await store.note_queue(queue, is_absent=ready is None)
+
+
+async def _is_empty(link: Link, name: str) -> bool:
+    """Whether the queue itself says so: of one without a leader the broker counts no messages at all."""
+    try:
+        channel = await link.channel()
+    except BrokerUnavailable:
+        return False
+    try:
+        got = await guarded(channel.basic_get(name, no_ack=False), timeout=GET_SECONDS)
+        tag = got.delivery_tag
+        if tag is not None:
+            await guarded(channel.basic_nack(tag, requeue=True))
+        return tag is None
+    except (BrokerUnavailable, ChannelRefused):
+        return False
+    finally:
+        await close_channel(channel)
 
 
 async def facts_of(address: Address, declarer: Declarer, queues: Sequence[str], *, name: str) -> BrokerFacts:
@@ -77,11 +106,16 @@ def in_force(link: Link, *, may_declare: bool) -> str:
 
 
 async def ready_in(link: Link, name: str) -> int | None:
-    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`."""
+    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`, also where the
+    broker will not say."""
     channel = await link.channel()
     try:
         return await count_ready(channel, name)
-    except ChannelRefused:
+    except ChannelNotFoundEntity as error:
+        if "home node" in str(error):
+            raise BrokerUnavailable(f"queue {name}: {error}") from error
         return None
+    except ChannelRefused as error:
+        raise BrokerUnavailable(f"queue {name}: {error}") from error
     finally:
         await close_channel(channel)

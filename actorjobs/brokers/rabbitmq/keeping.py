@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from actorjobs.errors import StoreUnavailable
@@ -11,12 +11,30 @@ from actorjobs.ports import Quarantined, Store
 
 logger = logging.getLogger("actorjobs.broker")
 
+LARGEST_TOGETHER = 1 << 20
 BYTES_KEPT = 4096
 """Of a body that the store refuses, as larger than its server takes in one statement."""
 
 
 async def keep(store: Store, messages: Sequence[Quarantined]) -> None:
     """Quarantine them; after that they may be acknowledged. `StoreUnavailable`: some may be kept already."""
+    for some in _portions(messages):
+        await _keep_together(store, some)
+
+
+def _portions(messages: Sequence[Quarantined]) -> Iterator[list[Quarantined]]:
+    """Messages that are small enough together for one statement."""
+    some: list[Quarantined] = []
+    for message in messages:
+        if some and sum(len(one.body) for one in some) + len(message.body) > LARGEST_TOGETHER:
+            yield some
+            some = []
+        some.append(message)
+    if some:
+        yield some
+
+
+async def _keep_together(store: Store, messages: Sequence[Quarantined]) -> None:
     try:
         await store.quarantine(messages)
     except StoreUnavailable:

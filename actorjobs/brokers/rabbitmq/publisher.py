@@ -24,7 +24,7 @@ from actorjobs.brokers.rabbitmq.declaring import Declarer
 from actorjobs.brokers.rabbitmq.link import Link, close_channel
 from actorjobs.brokers.rabbitmq.pipeline import Message, has_ended, publish
 from actorjobs.clock import Clock
-from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
+from actorjobs.errors import BrokerUnavailable, TopologyMismatch
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, Store
 from actorjobs.retry import LADDER_UNIT_SECONDS
 
@@ -37,6 +37,8 @@ WINDOW = 400
 """Hints that wait for their confirm at most: the broker is the one who says how fast."""
 REDATE_AFTER_SECONDS = 3.0
 LET_GO_AFTER_SECONDS = 30.0
+STALLED_SECONDS = 2.0
+"""A queue whose confirms take longer, as one without a leader, gets no more hints until it has confirmed those."""
 REFUSALS = 3
 REFUSED_SECONDS = 0.1
 MARK_AFTER_SECONDS = 1.0
@@ -53,6 +55,7 @@ class Pending:
     due: float
     redated: float = 0.0
     refusals: int = 0
+    sent: float = 0.0
     is_over: bool = False
 
 
@@ -81,6 +84,8 @@ class Publisher:
         self._put = asyncio.Event()
         self._moved = asyncio.Event()
         self._known = set[str]()
+        self.stalled: set[str] = set()
+        """Queues that do not confirm: the hints of the others must not wait for theirs."""
         self._is_to_signal = False
         self.is_blocked = False
         self.counts = Counts()
@@ -102,19 +107,22 @@ class Publisher:
 
     @property
     def oldest_seconds(self) -> float:
-        """For how long the oldest hint has been waiting for its confirm."""
-        oldest = [self._waiting[0].since] if self._waiting else []
-        oldest += [pending.since for pending in self._unconfirmed]
+        """For how long the oldest hint has been waiting for its confirm, stalled queues aside."""
+        on_their_way = (*self._waiting, *self._unconfirmed)
+        oldest = [pending.since for pending in on_their_way if pending.hint.queue not in self.stalled]
         return self._clock.monotonic() - min(oldest) if oldest else 0.0
 
-    def put(self, hints: Sequence[Hint]) -> None:
-        """Publish these as soon as may be. What finds no room, or is due too late, is left to the relay."""
+    def put(self, hints: Sequence[Hint]) -> int:
+        """Publish these as soon as may be. What finds no room, or is due too late, is left to the relay. How many are
+        on their way."""
+        before = len(self._waiting)
         now = self._clock.monotonic()
         for hint in hints:
-            if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or self.is_full:
+            if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or self.is_full or hint.queue in self.stalled:
                 continue
             self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
         self._put.set()
+        return len(self._waiting) - before
 
     def signal(self) -> None:
         """Have every worker look at once at what operators wish."""
@@ -182,15 +190,19 @@ class Publisher:
 
     def _batch(self) -> list[Pending]:
         batch: list[Pending] = []
-        room = 0 if self.is_blocked else WINDOW - len(self._unconfirmed)
+        in_window = sum(pending.hint.queue not in self.stalled for pending in self._unconfirmed)
+        room = 0 if self.is_blocked else WINDOW - in_window
         while self._waiting and len(batch) < min(BATCH, room):
             pending = self._waiting.popleft()
-            if not pending.is_over:
+            if not pending.is_over and pending.hint.queue not in self.stalled:
                 batch.append(pending)
         return batch
 
     async def _send(self, link: Link, channel: AbstractChannel, batch: list[Pending]) -> AbstractChannel:
         """Write a batch. The channel to go on with: a new one if the broker has closed this."""
+        now = self._clock.monotonic()
+        for pending in batch:
+            pending.sent = now
         self._unconfirmed.update(batch)
         missing = await self._ensure_queues(link, {pending.hint.queue for pending in batch})
         self._unconfirmed -= {pending for pending in batch if pending.hint.queue in missing}
@@ -225,14 +237,11 @@ class Publisher:
         missing: set[str] = set()
         for queue in queues - self._known:
             try:
-                was_absent = await self._declarer.queue(link, queue)
+                await self._declarer.queue(link, queue)
             except TopologyMismatch as error:
                 logger.error("queue %s: nothing can be published: %s", queue, error)
                 missing.add(queue)
                 continue
-            if was_absent:
-                with suppress(StoreUnavailable):  # that its other hints are lost is seen in other ways too, later
-                    await self._store.note_queue(queue, is_absent=True)
             self._known.add(queue)
         return missing
 
@@ -258,6 +267,7 @@ class Publisher:
         if pending not in self._unconfirmed:
             return  # given up already, with the connection
         self._unconfirmed.discard(pending)
+        self.stalled.discard(pending.hint.queue)
         error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
         match error:
             case None:
@@ -291,6 +301,10 @@ class Publisher:
         """Mark what has been published, put off what the relay would publish too, let go of what is too old. Called a
         few times a second, with or without a connection."""
         now = self._clock.monotonic()
+        late = {pending.hint.queue for pending in self._unconfirmed if now - pending.sent >= STALLED_SECONDS}
+        if late != self.stalled:
+            self.stalled = late
+            self._moved.set()
         await self._put_off(now)
         await self._mark(now)
 

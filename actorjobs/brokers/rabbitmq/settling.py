@@ -10,6 +10,9 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from actorjobs.brokers.rabbitmq.pipeline import acknowledge
 from actorjobs.ports import Hint, Quarantined
 
+LARGEST_KEPT = 1 << 20
+"""Bytes of a message that is no hint. (A database server takes so much in one statement, however it is set up.)"""
+
 
 class Settler:
     """Settles the deliveries of one channel, each once, many in one write; void once the channel is gone."""
@@ -85,8 +88,10 @@ class Held:
 def quarantined(delivered: DeliveredMessage, queue: str, reason: str) -> Quarantined:
     """A message as it is kept: its bytes, and what it said of itself."""
     properties: Any = delivered.header.properties
+    if len(delivered.body) > LARGEST_KEPT:
+        reason = f"{reason}; of its {len(delivered.body)} bytes the first {LARGEST_KEPT} are kept"
     names = ("content_type", "message_id", "correlation_id", "app_id", "message_type", "headers", "timestamp")
     said = {name: getattr(properties, name, None) for name in names}
     said |= {"exchange": delivered.exchange, "routing_key": delivered.routing_key}
     kept = {name: value for name, value in said.items() if value is not None}
-    return Quarantined(queue=queue, reason=reason, body=delivered.body, properties=kept)
+    return Quarantined(queue=queue, reason=reason, body=delivered.body[:LARGEST_KEPT], properties=kept)
