@@ -260,7 +260,7 @@ class RabbitBroker:
         for queue in self._to_check:
             await self._ensure(link, queue)
         self._to_check = []
-        logger.info("broker: connected to %s", in_force(link, may_declare=self._may_declare))
+        logger.info("broker: connected to %s", in_force(link, self._declarer))
         self._consuming.ready()
         drains = [
             Drain(name=name, store=self._store, store_id=self._store_id, clock=self._clock)

@@ -64,9 +64,10 @@ class Declarer:
         """`on_absent` is told of a work queue that is not there."""
         self.topology = topology
         self._on_absent = on_absent or _nobody
-        self._may_declare = may_declare
+        self.may_declare = may_declare
         self._on_mismatch = on_mismatch
-        self._told: set[str] = set()
+        self.used_as_they_are: set[str] = set()
+        """Parts that exist with other arguments."""
 
     async def base(self, link: Link) -> None:
         """Have everything that all queues share. `TopologyMismatch`, `BrokerUnavailable`."""
@@ -87,10 +88,10 @@ class Declarer:
         channel = await link.channel()
         try:
             for part in parts.all:
-                if not self._may_declare and isinstance(part, Binding):
+                if not self.may_declare and isinstance(part, Binding):
                     continue  # nobody can look at one without the right to make it
                 try:
-                    await _declare(channel, part, is_passive=not self._may_declare)
+                    await _declare(channel, part, is_passive=not self.may_declare)
                 except (ChannelPreconditionFailed, ChannelNotFoundEntity, ChannelAccessRefused) as error:
                     self._refused(part, error)
                     channel = await link.channel()
@@ -105,8 +106,8 @@ class Declarer:
             raise BrokerUnavailable(f"{_named(part)}: {error}") from error
         if difference.problem != "differs" or self._on_mismatch == "error":
             raise TopologyMismatch(f"{difference}; {_advice(difference, part)}") from None
-        if difference.part not in self._told:
-            self._told.add(difference.part)
+        if difference.part not in self.used_as_they_are:
+            self.used_as_they_are.add(difference.part)
             logger.warning("broker: %s; it is used as it is", difference)
 
     async def verify(self, link: Link, queues: list[str]) -> list[Difference]:
@@ -118,7 +119,7 @@ class Declarer:
             for part in parts.named:
                 # Declaring what exists compares and changes nothing; what is missing would be made. Without the right
                 # to configure nobody can compare.
-                for is_passive in (True, False) if self._may_declare else (True,):
+                for is_passive in (True, False) if self.may_declare else (True,):
                     error = await _refusal(link, part, is_passive=is_passive)
                     if error is not None:
                         yield _difference(part, error)

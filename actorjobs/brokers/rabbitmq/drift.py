@@ -92,8 +92,8 @@ async def facts_of(address: Address, declarer: Declarer, queues: Sequence[str], 
         )
 
 
-def in_force(link: Link, *, may_declare: bool) -> str:
-    """What this version of the broker does about what differs between versions, in a line."""
+def in_force(link: Link, declarer: Declarer) -> str:
+    """What was found at the start: the version, what it does where versions differ, and what is not as it should be."""
     numbers = [int(part) if part.isdigit() else 0 for part in link.version.split(".")[:2]]
     if numbers < [4, 0]:
         priorities = "priorities are ignored"
@@ -101,8 +101,10 @@ def in_force(link: Link, *, may_declare: bool) -> str:
         priorities = "priorities have two levels"
     else:
         priorities = "priorities are strict"
-    mode = "parts that are missing are made" if may_declare else "nothing is declared here"
-    return f"RabbitMQ {link.version} at {link.host}: quorum queues, {priorities}, {mode}"
+    mode = "missing parts are made" if declarer.may_declare else "nothing is declared here"
+    differing = sorted(declarer.used_as_they_are)
+    parts = f"with other arguments: {', '.join(differing)}" if differing else "all parts as they should be"
+    return f"RabbitMQ {link.version} at {link.host}: {parts}, {mode}, {priorities} on quorum queues"
 
 
 async def ready_in(link: Link, name: str) -> int | None:
