@@ -3,6 +3,7 @@ for what it finds; `repair` does what the sweeps of a worker would do, by the sa
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LOW_DISK_BYTES: Final = 1 << 30
 NO_DISK_BYTES: Final = 100 << 20
 LATE_SECONDS: Final = 60.0
 VERY_LATE_SECONDS: Final = 600.0
+BLOCKED_SECONDS: Final = 0.6
 IN_HAND: Final = 1000
 """So many hints may be with workers, neither ready in the broker nor lost."""
 DAY: Final = timedelta(days=1)
@@ -226,8 +228,15 @@ async def examine_broker(broker: Broker, store: Store) -> list[Finding]:
         return []
     found = [Finding(check="broker", level="ok", found=f"RabbitMQ {facts.version} answers")]
     for difference in facts.differences:
-        advice = "actorjobs topology apply makes what is missing; what differs is deleted when empty, and made again"
+        advice = (
+            "actorjobs topology apply makes what is missing; what differs, delete by hand when it is empty, then apply"
+        )
         found.append(Finding(check="topology", level="warning", found=difference, advice=advice))
+    broker.signal()  # a broker tells of its want of memory or disk those alone who send something
+    await asyncio.sleep(BLOCKED_SECONDS)
+    for part, problem in broker.health.items():
+        advice = "dispatches are accepted all the same, and published when that is over"
+        found.append(Finding(check=part, level="error", found=problem, advice=advice))
     outbox = await store.outbox_facts()
     found += [_drift(queue, facts.ready[queue], outbox.get(queue, OutboxFacts())) for queue in queues]
     for name, count in (("dead", facts.dead), ("unrouted", facts.unrouted)):

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import actorjobs as aj
-from actorjobs.brokers.rabbitmq import consumer, publisher
+from actorjobs.brokers.rabbitmq import publisher, settling
 from actorjobs.clock import SystemClock
 from actorjobs.stores import SqlStore
 
@@ -92,7 +92,7 @@ def dying(verb: Verb, *, when: str, number: int) -> Verb:
 
 def set_trap(where: str) -> None:
     verb, when, number = where.split(":")
-    owner: Any = {"publish": publisher, "acknowledge": consumer}.get(verb, SqlStore)
+    owner: Any = {"publish": publisher, "acknowledge": settling}.get(verb, SqlStore)
     setattr(owner, verb, dying(getattr(owner, verb), when=when, number=int(number)))
 
 

@@ -11,7 +11,7 @@ import aio_pika
 import aiormq
 import pytest
 
-from actorjobs.brokers.rabbitmq import consumer, publisher
+from actorjobs.brokers.rabbitmq import publisher, settling
 from tests.faults.app import Work
 from tests.faults.bench import Bench, consumer_of, until
 
@@ -24,7 +24,7 @@ CHANNEL_CALLS = [
     "basic_cancel",
     "close",
 ]
-OUR_CALLS = {"publish": publisher, "acknowledge": consumer}
+OUR_CALLS = {"publish": publisher, "acknowledge": settling}
 
 
 class Phantoms:

@@ -284,7 +284,7 @@ class RabbitBroker:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_consuming(self, link: Link, consumer: RabbitConsumer) -> None:
         while not consumer.is_stopped:
@@ -322,6 +322,8 @@ class RabbitBroker:
         while True:
             link = self._publishing.link
             is_blocked = link is not None and await link.is_blocked()
+            if is_blocked and not self._publishing.is_blocked:
+                logger.warning("broker: it takes nothing any more, for want of memory or disk: runs wait in the store")
             self._publishing.is_blocked = is_blocked
             self.publisher.note_blocked(is_blocked=is_blocked)
             try:

@@ -86,15 +86,14 @@ class Link:
             await _undo(opening)
             raise
         except BrokerUnavailable as error:
-            cause = error.__cause__
-            if isinstance(cause, InvalidFrameError) and "Connection.OpenOk" in str(cause):
-                # The driver has no words for a broker that closes the connection at this point.
-                why = f"virtual host {address.vhost!r} is not there, or not open to user {address.user!r}"
-                raise BrokerRefused(f"{host}:{port}: {why}") from None
-            kind = BrokerRefused if _needs_somebody(cause) else BrokerUnavailable
-            raise kind(f"{host}:{port}: {error if cause is None else _said(cause)}") from None
-        assert connection.transport is not None
-        return cls(connection, connection.transport.connection, f"{host}:{port}")
+            failure = _failure(error, address, f"{host}:{port}")
+        else:
+            assert connection.transport is not None
+            return cls(connection, connection.transport.connection, f"{host}:{port}")
+        # Not from within the handling of that error, which keeps the driver's half-made connection: that closes itself
+        # when it is forgotten, and complains if no loop runs any more by then.
+        del opening
+        raise failure
 
     @property
     def version(self) -> str:
@@ -149,6 +148,17 @@ async def connected(address: Address, *, name: str) -> AsyncGenerator[Link]:
             await link.close()
         return
     raise BrokerUnavailable("; ".join(problems))
+
+
+def _failure(error: BrokerUnavailable, address: Address, host: str) -> BrokerUnavailable:
+    """Why there is no connection to that host, and whether somebody has to do something about it."""
+    cause = error.__cause__
+    if isinstance(cause, InvalidFrameError) and "Connection.OpenOk" in str(cause):
+        # The driver has no words for a broker that closes the connection at this point.
+        why = f"virtual host {address.vhost!r} is not there, or not open to user {address.user!r}"
+        return BrokerRefused(f"{host}: {why}")
+    kind = BrokerRefused if _needs_somebody(cause) else BrokerUnavailable
+    return kind(f"{host}: {error if cause is None else _said(cause)}")
 
 
 async def _undo(opening: asyncio.Task[aio_pika.abc.AbstractConnection]) -> None:
