@@ -49,7 +49,7 @@ class Phantoms:
 
 def place_of(call: str) -> tuple[Any, str]:
     if call == "connect":
-        return aio_pika, "connect"
+        return aio_pika.Connection, "connect"
     if call == "channel":
         return aiormq.Connection, "channel"
     if call in OUR_CALLS:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aio_pika
+from aio_pika.connection import make_url
 from aiormq.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import (
     AMQPChannelError,
@@ -79,21 +80,18 @@ class Link:
             raise BrokerRefused(f"the broker's address names {' and '.join(address.missing_files)}: not there")
         url = address.url(host, port)
         properties: Any = {"connection_name": name}
-        opening = asyncio.ensure_future(aio_pika.connect(url, timeout=TIMEOUT_SECONDS, client_properties=properties))
+        outer = aio_pika.Connection(make_url(url), client_properties=properties)
+        opening = asyncio.ensure_future(outer.connect(timeout=TIMEOUT_SECONDS))
         try:
-            connection = await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
+            await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
         except asyncio.CancelledError:
-            await _undo(opening)
+            await _undo(opening, outer)
             raise
         except BrokerUnavailable as error:
-            failure = _failure(error, address, f"{host}:{port}")
-        else:
-            assert connection.transport is not None
-            return cls(connection, connection.transport.connection, f"{host}:{port}")
-        # Not from within the handling of that error, which keeps the driver's half-made connection: that closes itself
-        # when it is forgotten, and complains if no loop runs any more by then.
-        del opening
-        raise failure
+            await _undo(opening, outer)
+            raise _failure(error, address, f"{host}:{port}") from None
+        assert outer.transport is not None
+        return cls(outer, outer.transport.connection, f"{host}:{port}")
 
     @property
     def version(self) -> str:
@@ -161,13 +159,12 @@ def _failure(error: BrokerUnavailable, address: Address, host: str) -> BrokerUna
     return kind(f"{host}: {error if cause is None else _said(cause)}")
 
 
-async def _undo(opening: asyncio.Task[aio_pika.abc.AbstractConnection]) -> None:
-    """Nobody wants the connection any more that is just being made."""
+async def _undo(opening: asyncio.Task[None], outer: aio_pika.abc.AbstractConnection) -> None:
+    """Nobody wants the connection any more that was just being made. (Left to itself, it would complain at the end.)"""
     opening.cancel()
     await asyncio.wait({opening}, timeout=CLOSE_SECONDS)
-    if opening.done() and not opening.cancelled() and opening.exception() is None:
-        with suppress(BrokerUnavailable, ChannelRefused):
-            await guarded(opening.result().close(), timeout=CLOSE_SECONDS)
+    with suppress(BrokerUnavailable, ChannelRefused):
+        await guarded(outer.close(), timeout=CLOSE_SECONDS)
 
 
 def on_end(channel: AbstractChannel, call: Callable[[], object]) -> asyncio.Future[Any]:
