@@ -13,7 +13,7 @@ demo: ## a real scenario on the embedded store, under a minute
 test: ## all checks and tests
 	@scripts/test
 
-crash: ## kill worker processes at random for a minute, on each store and on RabbitMQ
+crash: ## kill worker processes at random for 40 seconds, on each store and on RabbitMQ
 	@scripts/test tests/system -k crash
 
 faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: a quarter of an hour
