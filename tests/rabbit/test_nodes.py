@@ -208,6 +208,7 @@ async def with_one_message(node: Node) -> str:
 
 async def test_killed_node_keeps_its_data_and_its_address(node: Node) -> None:
     queue, url = await with_one_message(node), node.url
+    await node.eval("mnesia:sync_log().")  # that a queue exists is written to disk a moment later than its messages
     node.kill()
     assert not node.is_running
     with pytest.raises(OSError, match=r"."):
