@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from tests.rabbit.nodes import Cluster, Ctl, Node, delete_vhost, fresh_vhost, has_programs, run_ctl
+from tests.rabbit.nodes import Cluster, Ctl, Node, Private, delete_vhost, fresh_vhost, has_programs, run_ctl
 from tests.rabbit.proxy import Proxy
+
+P = TypeVar("P", bound=Private)
 
 VARIABLE = "ACTORJOBS_TEST_RABBITMQ_URL"
 NO_SERVER = 'no rabbitmq to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
@@ -81,16 +85,23 @@ async def proxy(vhost: str) -> AsyncGenerator[Proxy]:
         yield proxy
 
 
-@pytest.fixture(scope="module")
-def node_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+@contextmanager
+def _started(kind: Callable[[Path], P], folder: Path) -> Generator[P]:
+    """One of these for the tests of a module."""
     if not has_programs():
         _missing(NO_PROGRAMS)
-    node = Node(tmp_path_factory.mktemp("node"))
+    private = kind(folder)
     try:
-        asyncio.run(node.start())
-        yield node
+        asyncio.run(private.start())
+        yield private
     finally:
-        node.close()
+        private.close()
+
+
+@pytest.fixture(scope="module")
+def node_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with _started(Node, tmp_path_factory.mktemp("node")) as node:
+        yield node
 
 
 @pytest.fixture
@@ -103,14 +114,8 @@ async def node(node_of_module: Node) -> AsyncGenerator[Node]:
 
 @pytest.fixture(scope="module")
 def cluster_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if not has_programs():
-        _missing(NO_PROGRAMS)
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        asyncio.run(cluster.start())
+    with _started(Cluster, tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

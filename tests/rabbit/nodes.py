@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,30 @@ class Host:
             self._epmd.wait()
 
 
-class Node:
+class Private(ABC):
+    """What runs as long as the block that it is entered in, and leaves nothing."""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    async def start(self) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Node(Private):
     """A RabbitMQ node with its data below `folder`, on a port that stays the same when it starts again.
 
     `async with Node(folder) as node` starts it, and kills and removes it in the end.
@@ -153,19 +177,6 @@ class Node:
     def is_running(self) -> bool:
         """The process is there; it may be paused."""
         return self._process is not None and self._process.poll() is None
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self.kill()
@@ -324,7 +335,7 @@ class Node:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-class Cluster:
+class Cluster(Private):
     """Three nodes joined, with one user: `async with Cluster(folder) as cluster`.
 
     After `TICK_SECONDS` or so the others give a silent node up. It finds that out when it is back, and restarts itself
@@ -343,19 +354,6 @@ class Cluster:
     @property
     def urls(self) -> list[str]:
         return [node.url for node in self.nodes]
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     async def start(self) -> None:
         first, *others = self.nodes
