@@ -27,10 +27,9 @@ from actorjobs.stores.rows import (
     INSERT_COLUMNS,
     New,
     claim_of,
-    digest_in_period,
     hint_of,
     publish_after,
-    uniqueness,
+    stored_digest,
 )
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_naive, to_naive
 
@@ -192,7 +191,7 @@ def insert(
     `publish_in` None leaves the outbox alone."""
     went_in = [False] * len(new)
     keys = [_place(envelope, envelope.idempotency_key) for envelope, _ in new]
-    digests = [_place(envelope, _digest(envelope, now)) for envelope, _ in new]
+    digests = [_place(envelope, stored_digest(envelope, now)) for envelope, _ in new]
     held = _held(connection, namespace, _HELD_KEYS, keys) | _held(connection, namespace, _HELD_DIGESTS, digests)
     order = sorted(
         (index for index in range(len(new)) if keys[index] not in held and digests[index] not in held),
@@ -230,11 +229,6 @@ def _place(envelope: Envelope, place: str | None) -> Place:
     return (envelope.tenant or "", envelope.job, place)
 
 
-def _digest(envelope: Envelope, now: datetime) -> str | None:
-    unique = uniqueness(envelope)
-    return None if unique is None else digest_in_period(*unique, now)
-
-
 def _lock_order(envelope: Envelope) -> tuple[str, ...]:
     digest = unique_digest(envelope) or ""
     return (envelope.idempotency_key or "", digest, envelope.tenant or "", envelope.job, envelope.id)
@@ -269,7 +263,7 @@ def _times(envelope: Envelope, now: datetime, publish_in: float | None) -> tuple
     key_expires = None if lasts is None else to_naive(now + timedelta(seconds=lasts))
     state = "scheduled" if due > now else "queued"
     publish = None if publish_in is None else to_naive(publish_after(now, due, grace=publish_in))
-    return (state, to_naive(now), to_naive(due), expires, key_expires, _digest(envelope, now), publish)
+    return (state, to_naive(now), to_naive(due), expires, key_expires, stored_digest(envelope, now), publish)
 
 
 def _parts(items: Sequence[T], size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -245,6 +245,12 @@ def digest_in_period(digest: str, period: float | None, now: datetime) -> str:
     return digest if period is None else f"{digest}.{int((now - EPOCH).total_seconds() // period)}"
 
 
+def stored_digest(envelope: Envelope, now: datetime) -> str | None:
+    """What the run asked for is unique by, as it is stored; None if it is not to be unique."""
+    unique = uniqueness(envelope)
+    return None if unique is None else digest_in_period(*unique, now)
+
+
 def run_at_micros(envelope: Envelope) -> int | None:
     return None if envelope.run_at is None else to_micros(envelope.run_at.astimezone(UTC))
 

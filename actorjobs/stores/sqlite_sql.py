@@ -29,10 +29,9 @@ from actorjobs.stores.rows import (
     INSERT_COLUMNS,
     New,
     claim_of,
-    digest_in_period,
     hint_of,
     run_at_micros,
-    uniqueness,
+    stored_digest,
 )
 from actorjobs.stores.schema import ENDED_DIGEST, STARTED_DIGEST, WAITING_SQL, from_micros
 
@@ -146,7 +145,7 @@ def insert(
 
 def _columns(envelope: Envelope, now: int, publish_in: float | None) -> tuple[Any, ...]:
     times = _times(envelope, now)
-    return (*times, _digest(envelope, now), _publish_after(now, times[2], publish_in))
+    return (*times, stored_digest(envelope, from_micros(now)), _publish_after(now, times[2], publish_in))
 
 
 def _publish_after(now: int, due: int, grace: float | None) -> int | None:
@@ -164,11 +163,6 @@ def _times(envelope: Envelope, now: int) -> tuple[str, int, int, int | None, int
     expires = None if envelope.expires_in is None else now + _micros(envelope.expires_in)
     key_expires = None if envelope.key_expires_in is None else now + _micros(envelope.key_expires_in)
     return ("scheduled" if due > now else "queued", now, due, expires, key_expires)
-
-
-def _digest(envelope: Envelope, now: int) -> str | None:
-    unique = uniqueness(envelope)
-    return None if unique is None else digest_in_period(*unique, from_micros(now))
 
 
 def take(connection: Connection, namespace: str, demand: Demand, owner: str, now: int) -> Taken:

@@ -83,8 +83,7 @@ def new_row(envelope: Envelope, namespace: str, now: datetime) -> Row:
     due = max(now + seconds(envelope.delay or 0.0), (envelope.run_at or now).astimezone(UTC))
     expires_at = None if envelope.expires_in is None else now + seconds(envelope.expires_in)
     state = RunState.SCHEDULED if due > now else RunState.QUEUED
-    unique = rows.uniqueness(envelope)
-    digest = {"unique_digest": None if unique is None else rows.digest_in_period(*unique, now)}
+    digest = {"unique_digest": rows.stored_digest(envelope, now)}
     times = {"inserted_at": now, "available_at": due, "expires_at": expires_at}
     lasts = envelope.key_expires_in
     times["key_expires_at"] = None if lasts is None else now + seconds(lasts)
