@@ -7,7 +7,7 @@ claims, settles. A settle is retried until the store answers: an outcome that ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from actorjobs.ports import (
     Store,
     Taken,
 )
-from actorjobs.worker.lane import Lane
+from actorjobs.worker.lane import I, Lane, O
 
 GROUP_LIMIT = 500
 SETTLE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -148,30 +148,29 @@ class Recorder:
         return [answers[index] for index in range(len(envelopes))]
 
     async def _take(self, asked: Sequence[tuple[Demand, str]]) -> Sequence[Taken | Exception]:
-        answers: dict[int, Taken | Exception] = {}
-        for owner in {owner for _, owner in asked}:
-            mine = [index for index, (_, other) in enumerate(asked) if other == owner]
-            sent_at = self._clock.monotonic()
-            taken = await self._store.take([asked[index][0] for index in mine], owner)
-            if self._clock.monotonic() - sent_at > LATE_ANSWER_SECONDS:
-                ours = await self._still_ours(owner)
-                taken = [replace(one, claims=[c for c in one.claims if c.fence in ours]) for one in taken]
-            answers.update(zip(mine, taken, strict=True))
-        return [answers[index] for index in range(len(asked))]
+        async def take(some: Sequence[tuple[Demand, str]]) -> Sequence[Taken]:
+            owner, sent_at = some[0][1], self._clock.monotonic()
+            taken = await self._store.take([demand for demand, _ in some], owner)
+            if not self._is_late(sent_at):
+                return taken
+            ours = await self._still_ours(owner)
+            return [replace(one, claims=[c for c in one.claims if c.fence in ours]) for one in taken]
+
+        return await _apart(asked, lambda one: one[1], take)
 
     async def _claim(self, asked: Sequence[Wanted]) -> Sequence[Claim | Refusal | Exception]:
-        answers: dict[int, Claim | Refusal | Exception] = {}
-        for key in {(id(jobs), owner) for _, jobs, owner in asked}:
-            mine = [index for index, (_, jobs, owner) in enumerate(asked) if (id(jobs), owner) == key]
-            _, jobs, owner = asked[mine[0]]
-            sent_at = self._clock.monotonic()
-            claimed = await self._store.claim([asked[index][0] for index in mine], jobs, owner)
-            if self._clock.monotonic() - sent_at > LATE_ANSWER_SECONDS:
-                ours = await self._still_ours(owner)
-                stale = Refusal(why=Refused.STALE)
-                claimed = [stale if isinstance(c, Claim) and c.fence not in ours else c for c in claimed]
-            answers.update(zip(mine, claimed, strict=True))
-        return [answers[index] for index in range(len(asked))]
+        async def claim(some: Sequence[Wanted]) -> Sequence[Claim | Refusal]:
+            (_, jobs, owner), sent_at = some[0], self._clock.monotonic()
+            claimed = await self._store.claim([bid for bid, _, _ in some], jobs, owner)
+            if not self._is_late(sent_at):
+                return claimed
+            ours, stale = await self._still_ours(owner), Refusal(why=Refused.STALE)
+            return [stale if isinstance(c, Claim) and c.fence not in ours else c for c in claimed]
+
+        return await _apart(asked, lambda one: (id(one[1]), one[2]), claim)
+
+    def _is_late(self, sent_at: float) -> bool:
+        return self._clock.monotonic() - sent_at > LATE_ANSWER_SECONDS
 
     async def _still_ours(self, owner: str) -> set[Fence]:
         """What this owner really runs: an answer that took so long may come after a rescue."""
@@ -187,6 +186,19 @@ class Recorder:
                     raise
             await self._clock.sleep(SETTLE_RETRY_SECONDS[min(tries, len(SETTLE_RETRY_SECONDS) - 1)])
             tries += 1
+
+
+async def _apart(
+    asked: Sequence[I], key: Callable[[I], object], ask: Callable[[Sequence[I]], Awaitable[Sequence[O]]]
+) -> list[O]:
+    """The answers in order, where those of one key alone can be asked for together."""
+    groups: dict[object, list[int]] = {}
+    for index, one in enumerate(asked):
+        groups.setdefault(key(one), []).append(index)
+    answers: dict[int, O] = {}
+    for indices in groups.values():
+        answers.update(zip(indices, await ask([asked[index] for index in indices]), strict=True))
+    return [answers[index] for index in range(len(asked))]
 
 
 def _ours(answer: Accepted | Exception, envelope: Envelope) -> Accepted | Exception:
