@@ -602,13 +602,13 @@ class Store(Protocol):
 
 
 class Delivery(Protocol):
-    """Something to do, as a broker hands it out; `claim` is set where finding and claiming are one step."""
+    """A run to perform, claimed already, as a broker hands it out."""
 
     @property
     def hint(self) -> Hint: ...
 
     @property
-    def claim(self) -> Claim | None: ...
+    def claim(self) -> Claim: ...
 
     def ack(self) -> None: ...
 

@@ -1,6 +1,7 @@
 """The kernel: mailboxes, actors, what keeps them alive, and what happens again and again."""
 
 from actorjobs.actors.actor import Actor, ActorStatistics, RestartActor
+from actorjobs.actors.background import Background
 from actorjobs.actors.keeper import ChildSpec, ChildState, Keeper, KeeperStatistics, Restarts
 from actorjobs.actors.life import Life
 from actorjobs.actors.mailbox import Mailbox, MailboxClosed, MailboxFull
@@ -13,6 +14,7 @@ from actorjobs.actors.tree import Tree, TreeStatistics
 __all__ = [
     "Actor",
     "ActorStatistics",
+    "Background",
     "Backoff",
     "Cancelled",
     "ChildSpec",

@@ -34,16 +34,15 @@ class EmbeddedDelivery:
     __slots__ = ("_on_done", "claim")
 
     def __init__(self, claim: Claim, on_done: Callable[[str], None] | None = None) -> None:
-        self.claim: Claim | None = claim
+        self.claim = claim
         self._on_done = on_done
 
     @property
     def hint(self) -> Hint:
-        assert self.claim is not None
         return self.claim.hint
 
     def ack(self) -> None:
-        if self._on_done is not None and self.claim is not None:
+        if self._on_done is not None:
             self._on_done(self.claim.run_id)
 
 

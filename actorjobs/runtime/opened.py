@@ -321,7 +321,8 @@ class Opened:
         )
 
     def _started(self, claim: Claim) -> None:
-        self._observe("started", state=RunState.RUNNING, **_facts(claim))
+        if self.observers:
+            self._observe("started", state=RunState.RUNNING, **_facts(claim))
 
     def _noted(self, run_id: str, state: RunState) -> None:
         self.waiter.note(run_id, state)

@@ -116,10 +116,9 @@ class Performing(Actor[Delivery]):
             await own.on_stop()
 
     async def receive(self, message: Delivery) -> None:
-        claim, seat = message.claim, Seat(self.name, self._own)
+        seat = Seat(self.name, self._own)
         try:
-            if claim is not None:
-                await self._perform(claim, seat)
+            await self._perform(message.claim, seat)
         finally:
             message.ack()
             self._pool.done()

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from actorjobs.brokers.rabbitmq import Topology, connected, message, parse_address
-from actorjobs.brokers.rabbitmq.declaring import count_ready
-from actorjobs.brokers.rabbitmq.link import ChannelRefused, guarded
+from actorjobs.brokers.rabbitmq.declaring import ready_in
+from actorjobs.brokers.rabbitmq.link import guarded
 from actorjobs.errors import TopologyMismatch
 from actorjobs.model import RunState
 from actorjobs.ports import Hint
@@ -37,10 +37,7 @@ class Setup:
     async def ready(self) -> int | None:
         """How many messages are in the queue; None while there is no queue."""
         async with connected(parse_address(self.broker), name="test") as link:
-            try:
-                return await count_ready(await link.channel(), self.topology.work_queue("work"))
-            except ChannelRefused:
-                return None
+            return await ready_in(link, self.topology.work_queue("work"))
 
     async def purge(self) -> None:
         async with connected(parse_address(self.broker), name="test") as link:

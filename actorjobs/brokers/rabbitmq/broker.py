@@ -11,11 +11,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import asdict
 from random import Random
 from typing import Any
 
+from actorjobs.actors import Background
 from actorjobs.brokers.rabbitmq import control
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import ACK_WITHIN_SECONDS, ClaimRuns, RabbitConsumer
@@ -23,7 +23,7 @@ from actorjobs.brokers.rabbitmq.declaring import Declarer, OnMismatch
 from actorjobs.brokers.rabbitmq.drains import Drain
 from actorjobs.brokers.rabbitmq.drift import LOST_HINTS, facts_of, find_lost_of, in_force, note_if_gone
 from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, connected
-from actorjobs.brokers.rabbitmq.publisher import CAPACITY, Publisher
+from actorjobs.brokers.rabbitmq.publisher import Publisher
 from actorjobs.brokers.rabbitmq.session import Session
 from actorjobs.brokers.rabbitmq.topology import Topology
 from actorjobs.brokers.rabbitmq.writer import Writer
@@ -89,7 +89,7 @@ class RabbitBroker:
         self._consuming = self._session("consume", self._consume)
         self._controlling = self._session("control", self._control)
         self._writer = Writer(store=store, clock=clock)
-        self._ticking: asyncio.Task[None] | None = None
+        self._ticking = Background(name="actorjobs-broker-tick", work=self._tick)
 
     def _session(self, role: str, work: Callable[[Link], Awaitable[None]]) -> Session:
         return Session(
@@ -144,10 +144,7 @@ class RabbitBroker:
     async def open(self) -> None:
         """Begin to publish. Waits for nobody: a broker that is down fails no dispatch."""
         self._publishing.start()
-        if self._ticking is None:
-            self._ticking = asyncio.get_running_loop().create_task(
-                self._tick(), name="actorjobs-broker-tick", context=Context()
-            )
+        self._ticking.start()
 
     async def start_delivering(self, queues: Sequence[str], wake: Callable[[str], None]) -> None:
         """Begin to deliver. Waits for the first try to connect: `BrokerRefused` and `TopologyMismatch` end it."""
@@ -189,11 +186,7 @@ class RabbitBroker:
             await self.publisher.drained(LAST_CHANCE_SECONDS)
         with suppress(StoreUnavailable):
             await self.publisher.hand_over()
-        if self._ticking is not None:
-            self._ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._ticking
-            self._ticking = None
+        await self._ticking.stop()
         await self._publishing.stop()
 
     # what the runtime asks for
@@ -251,7 +244,7 @@ class RabbitBroker:
         await self.publisher.work(link, self._publishing.ready)
 
     async def _control(self, link: Link) -> None:
-        await self._declarer.base(link)
+        await self._declarer.broadcasts(link)
         await control.listen(link, self.topology, lambda: self._wake("control"), self._controlling.ready)
 
     async def _consume(self, link: Link) -> None:
@@ -344,7 +337,7 @@ class RabbitBroker:
             return False
         if not await self.publisher.room_for(RELAY_HINTS, CONFIRMS_LATE_SECONDS):
             return False
-        hints = await self._store.stage(min(RELAY_HINTS, CAPACITY))
+        hints = await self._store.stage(RELAY_HINTS)
         taken = self.publisher.put(hints)
         if hints:
             self._active_at = self._clock.monotonic()

@@ -73,7 +73,7 @@ class RabbitDelivery:
     __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached")
 
     def __init__(self, claim: Claim, held: Held, consumer: RabbitConsumer, claimed_at: float) -> None:
-        self.claim: Claim | None = claim
+        self.claim = claim
         self.held = held
         self.claimed_at = claimed_at
         self.is_detached = False
@@ -424,31 +424,36 @@ class RabbitConsumer:
         ):
             delivery = self._attached.popleft()
             if delivery in self._in_hand:
-                delivery.is_detached = True
-                self._detached += 1
+                self._detach(delivery)
                 delivery.held.ack()
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
         is_wanted = self._is_asking and self._may_claim
         if not is_wanted and self._ready and now - self._ready[0].since >= patience:
             self._pace = max(self._pace, 1.0)
             for held in self._ready:
-                self._no_suspect(held)
-                held.nack()
+                self._give_back(held)
             self._ready.clear()
         longest = 0.0 if self._is_stopped else self._ack_within
         for held in [held for held in self._parked if now - held.since >= longest]:
             self._parked.discard(held)
-            self._no_suspect(held)
-            held.nack()
+            self._give_back(held)
+
+    def _give_back(self, held: Held) -> None:
+        """Let others have the hint."""
+        self._no_suspect(held)
+        held.nack()
+
+    def _detach(self, delivery: RabbitDelivery) -> None:
+        """From now on its place is taken by a run without a message."""
+        delivery.is_detached = True
+        self._detached += 1
 
     def _forget(self, settler: Settler) -> None:
         """The channel is gone: the broker delivers again whatever was unsettled on it. What runs goes on."""
         settler.void()
         for delivery in self._in_hand:
             if delivery.held.settler is settler and not delivery.is_detached:
-                # Its place is taken all the same, by a run without a message.
-                delivery.is_detached = True
-                self._detached += 1
+                self._detach(delivery)
         for held in [held for held in (*self._ready, *self._parked) if held.settler is settler]:
             self._parked.discard(held)
             self._no_suspect(held)

@@ -16,7 +16,7 @@ from aiormq.exceptions import (
     ChannelPreconditionFailed,
 )
 
-from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded
+from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, guarded
 from actorjobs.brokers.rabbitmq.topology import Binding, Exchange, Parts, Queue, Topology
 from actorjobs.errors import BrokerUnavailable, TopologyMismatch
 
@@ -73,11 +73,15 @@ class Declarer:
         """Have everything that all queues share. `TopologyMismatch`, `BrokerUnavailable`."""
         await self._all(link, self.topology.base())
 
+    async def broadcasts(self, link: Link) -> None:
+        """Have what broadcasts need. `TopologyMismatch`, `BrokerUnavailable`."""
+        await self._all(link, Parts(exchanges=[self.topology.broadcasts]))
+
     async def queue(self, link: Link, queue: str) -> bool:
         """Have the work queue; True when it was absent, so that all it held is lost: that is told before it is made,
         since nobody could tell afterwards."""
         parts = self.topology.of_queue(queue)
-        was_absent = not await _exists(link, parts.queues[0])
+        was_absent = await ready_in(link, parts.queues[0].name) is None
         if was_absent:
             await self._on_absent(queue)
         await self._all(link, parts)
@@ -102,7 +106,7 @@ class Declarer:
 
     def _refused(self, part: Exchange | Queue | Binding, error: Exception) -> None:
         difference = _difference(part, error)
-        if isinstance(error, ChannelNotFoundEntity) and "home node" in str(error):
+        if _is_only_down(error):
             raise BrokerUnavailable(f"{_named(part)}: {error}") from error
         if difference.problem != "differs" or self._on_mismatch == "error":
             raise TopologyMismatch(f"{difference}; {_advice(difference, part)}") from None
@@ -142,17 +146,23 @@ async def _refusal(link: Link, part: Exchange | Queue, *, is_passive: bool) -> E
         await close_channel(channel)
 
 
-async def _exists(link: Link, queue: Queue) -> bool:
-    error = await _refusal(link, queue, is_passive=True)
-    if isinstance(error, ChannelLockedResource) or (error is not None and "home node" in str(error)):
-        raise BrokerUnavailable(f"queue {queue.name}: {error}")
-    return error is None
+async def ready_in(link: Link, name: str) -> int | None:
+    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`, also where the
+    broker will not say."""
+    channel = await link.channel()
+    try:
+        return (await guarded(channel.queue_declare(name, passive=True))).message_count or 0
+    except ChannelRefused as error:
+        if isinstance(error, ChannelNotFoundEntity) and not _is_only_down(error):
+            return None
+        raise BrokerUnavailable(f"queue {name}: {error}") from error
+    finally:
+        await close_channel(channel)
 
 
-async def count_ready(channel: AbstractChannel, name: str) -> int:
-    """How many messages of the queue are ready to be delivered. `ChannelRefused` when there is no such queue."""
-    answer = await guarded(channel.queue_declare(name, passive=True))
-    return answer.message_count or 0
+def _is_only_down(error: Exception) -> bool:
+    """Whether the queue exists, on a node that is down: RabbitMQ says "not found" of it as well."""
+    return "home node" in str(error)
 
 
 async def _declare(channel: AbstractChannel, part: Exchange | Queue | Binding, *, is_passive: bool) -> None:

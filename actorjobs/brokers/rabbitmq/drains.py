@@ -33,7 +33,6 @@ class Drain:
 
     def __init__(self, *, name: str, store: Store, store_id: str, clock: Clock) -> None:
         self.name = name
-        self.drained = 0
         self._store = store
         self._store_id = store_id
         self._clock = clock
@@ -81,6 +80,5 @@ class Drain:
                 break
             except StoreUnavailable:
                 await self._clock.sleep(STORE_DOWN_SECONDS)
-        self.drained += len(messages)
         if messages:
             logger.warning("broker: %d messages came out of %s", len(messages), self.name)

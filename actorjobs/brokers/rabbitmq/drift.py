@@ -7,11 +7,9 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
-from aiormq.exceptions import ChannelNotFoundEntity
-
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.consumer import RabbitConsumer
-from actorjobs.brokers.rabbitmq.declaring import Declarer, count_ready
+from actorjobs.brokers.rabbitmq.declaring import Declarer, ready_in
 from actorjobs.brokers.rabbitmq.link import ChannelRefused, Link, close_channel, connected, guarded
 from actorjobs.errors import BrokerUnavailable
 from actorjobs.ports import BrokerFacts, Store
@@ -105,19 +103,3 @@ def in_force(link: Link, declarer: Declarer) -> str:
     differing = sorted(declarer.used_as_they_are)
     parts = f"with other arguments: {', '.join(differing)}" if differing else "all parts as they should be"
     return f"RabbitMQ {link.version} at {link.host}: {parts}, {mode}, {priorities} on quorum queues"
-
-
-async def ready_in(link: Link, name: str) -> int | None:
-    """How many messages of the queue are ready; None when there is no such queue. `BrokerUnavailable`, also where the
-    broker will not say."""
-    channel = await link.channel()
-    try:
-        return await count_ready(channel, name)
-    except ChannelNotFoundEntity as error:
-        if "home node" in str(error):
-            raise BrokerUnavailable(f"queue {name}: {error}") from error
-        return None
-    except ChannelRefused as error:
-        raise BrokerUnavailable(f"queue {name}: {error}") from error
-    finally:
-        await close_channel(channel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -93,6 +93,19 @@ class Link:
         assert outer.transport is not None
         return cls(outer, outer.transport.connection, f"{host}:{port}")
 
+    @classmethod
+    async def to_first(cls, address: Address, hosts: Sequence[tuple[str, int]], *, name: str) -> Link:
+        """Connect to the first of these hosts that answers. `BrokerUnavailable` naming them all, `BrokerRefused` if
+        each of them refuses."""
+        problems: list[BrokerUnavailable] = []
+        for host, port in hosts:
+            try:
+                return await cls.connect(address, host, port, name=name)
+            except BrokerUnavailable as error:
+                problems.append(error)
+        kind = BrokerRefused if all(isinstance(one, BrokerRefused) for one in problems) else BrokerUnavailable
+        raise kind("; ".join(map(str, problems)))
+
     @property
     def version(self) -> str:
         """The broker's version."""
@@ -133,19 +146,11 @@ class Link:
 @asynccontextmanager
 async def connected(address: Address, *, name: str) -> AsyncGenerator[Link]:
     """A connection to the first host that answers, for as long as the block lasts. `BrokerUnavailable`."""
-    problems: list[str] = []
-    for host, port in address.hosts:
-        try:
-            link = await Link.connect(address, host, port, name=name)
-        except BrokerUnavailable as error:
-            problems.append(str(error))
-            continue
-        try:
-            yield link
-        finally:
-            await link.close()
-        return
-    raise BrokerUnavailable("; ".join(problems))
+    link = await Link.to_first(address, address.hosts, name=name)
+    try:
+        yield link
+    finally:
+        await link.close()
 
 
 def _failure(error: BrokerUnavailable, address: Address, host: str) -> BrokerUnavailable:

@@ -43,7 +43,6 @@ REFUSALS = 3
 REFUSED_SECONDS = 0.1
 MARK_AFTER_SECONDS = 1.0
 """A run that was claimed meanwhile needs no mark."""
-TICK_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -190,7 +189,9 @@ class Publisher:
 
     def _batch(self) -> list[Pending]:
         batch: list[Pending] = []
-        in_window = sum(pending.hint.queue not in self.stalled for pending in self._unconfirmed)
+        in_window = len(self._unconfirmed)
+        if self.stalled:
+            in_window = sum(pending.hint.queue not in self.stalled for pending in self._unconfirmed)
         room = 0 if self.is_blocked else WINDOW - in_window
         while self._waiting and len(batch) < min(BATCH, room):
             pending = self._waiting.popleft()

@@ -6,10 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from contextvars import Context
 from random import Random
 
+from actorjobs.actors import Background
 from actorjobs.brokers.rabbitmq.address import Address
 from actorjobs.brokers.rabbitmq.link import BrokerRefused, ChannelRefused, Link
 from actorjobs.clock import Clock
@@ -35,7 +34,7 @@ class Session:
         self._work = work
         self._clock = clock
         self._random = random
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(name=f"actorjobs-broker-{role}", work=self._run)
         self.link: Link | None = None
         self.is_blocked = False
         self.connections = 0
@@ -58,18 +57,10 @@ class Session:
         return f"Session({self.role!r}, {self.health or 'connected'}, connections={self.connections})"
 
     def start(self) -> None:
-        if self._task is None:
-            # A context of its own: it outlives whoever happens to start it.
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name=f"actorjobs-broker-{self.role}", context=Context()
-            )
+        self._background.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
 
     async def tried(self) -> None:
         """Wait for the first try to connect. `BrokerRefused`, `TopologyMismatch`: that needs somebody to do something;
@@ -119,16 +110,9 @@ class Session:
 
     async def _connect(self) -> Link:
         """A connection to the first host that answers, in random order. `BrokerUnavailable` naming them all."""
-        problems: list[BrokerUnavailable] = []
         hosts = list(self._address.hosts)
         self._random.shuffle(hosts)
-        for host, port in hosts:
-            try:
-                return await Link.connect(self._address, host, port, name=self._name)
-            except BrokerUnavailable as error:
-                problems.append(error)
-        kind = BrokerRefused if all(isinstance(one, BrokerRefused) for one in problems) else BrokerUnavailable
-        raise kind("; ".join(map(str, problems)))
+        return await Link.to_first(self._address, hosts, name=self._name)
 
     async def _work_on(self, link: Link) -> None:
         """The work, whose own errors end this connection and no more."""

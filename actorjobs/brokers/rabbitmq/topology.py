@@ -80,6 +80,10 @@ class Topology:
         """The exchange and the queue of one level of the ladder."""
         return f"{self.prefix}delay.{level:02d}"
 
+    @property
+    def broadcasts(self) -> Exchange:
+        return Exchange(self.control, "fanout")
+
     def base(self) -> Parts:
         """All that does not depend on a queue of the application's."""
         # Where nothing would match, a message goes to `unrouted` instead of being stuck for minutes in its queue.
@@ -89,7 +93,7 @@ class Topology:
             exchanges=[
                 Exchange(self.unrouted, "fanout"),
                 Exchange(self.dead, "fanout"),
-                Exchange(self.control, "fanout"),
+                self.broadcasts,
                 Exchange(self.delay_out, "topic", alternate),
                 *(Exchange(self.delay(level), "topic", alternate) for level in levels),
             ],

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from contextvars import Context
 from itertools import groupby
 
+from actorjobs.actors import Background
 from actorjobs.brokers.rabbitmq.keeping import keep
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
@@ -31,7 +30,7 @@ class Writer:
         self._put_off: list[PutOff] = []
         self._foreign: list[tuple[Quarantined, Callable[[], None]]] = []
         self._pending = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(name="actorjobs-broker-writer", work=self._work)
 
     def put_off(self, hint: Hint, seconds: float, doubling_to: float | None, done: Callable[[], None]) -> None:
         """Have the relay publish the hint in so many seconds."""
@@ -44,18 +43,11 @@ class Writer:
         self._pending.set()
 
     def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._work(), name="actorjobs-broker-writer", context=Context()
-            )
+        self._background.start()
 
     async def stop(self) -> None:
         """What is not written by now comes again: its message was not acknowledged."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._background.stop()
 
     async def _work(self) -> None:
         while True:
@@ -63,12 +55,10 @@ class Writer:
             self._pending.clear()
             try:
                 await self._write()
-            except StoreUnavailable:
-                self._pending.set()
-                await self._clock.sleep(STORE_DOWN_SECONDS)
-            except Exception:
+            except Exception as error:
                 # Not given up: nobody would settle their messages, and each takes a place of the prefetch.
-                logger.exception("what became of some hints cannot be written: it is tried again")
+                if not isinstance(error, StoreUnavailable):
+                    logger.exception("what became of some hints cannot be written: it is tried again")
                 self._pending.set()
                 await self._clock.sleep(STORE_DOWN_SECONDS)
 
