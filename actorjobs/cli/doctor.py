@@ -11,7 +11,7 @@ from actorjobs.cli.connecting import AppOption, JsonOption
 from actorjobs.cli.loading import load_app_if_any
 from actorjobs.cli.output import cell, console, print_json
 from actorjobs.cli.schema import ADVICE, outdated
-from actorjobs.errors import ActorJobsError
+from actorjobs.errors import ActorJobsError, BrokerUnavailable, InvalidOption, TopologyMismatch
 from actorjobs.runtime import Finding, Runtime
 
 MARKS = {"ok": "ok     ", "warning": "warning", "error": "error  "}
@@ -45,9 +45,14 @@ async def _examined(runtime: Runtime, *, is_repairing: bool) -> list[Finding]:
         async with runtime.client():
             reached = Finding(check="store", level="ok", found=f"{runtime.store.url} answers; its schema is current")
             return [reached, *await runtime.examine(is_repairing=is_repairing)]
+    except (InvalidOption, BrokerUnavailable, TopologyMismatch) as error:
+        return [_failed("address" if isinstance(error, InvalidOption) else "broker", error, "see the message")]
     except ActorJobsError as error:
-        advice = "see the message; `actorjobs db check` tells about the schema"
-        return [Finding(check="store", level="error", found=" ".join(str(error).split()), advice=advice)]
+        return [_failed("store", error, "see the message; `actorjobs db check` tells about the schema")]
+
+
+def _failed(check: str, error: ActorJobsError, advice: str) -> Finding:
+    return Finding(check=check, level="error", found=" ".join(str(error).split()), advice=advice)
 
 
 def _print(finding: Finding) -> None:

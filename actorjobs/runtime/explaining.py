@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from actorjobs.errors import BrokerUnavailable
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, REOPENABLE, TERMINAL
 from actorjobs.model import Run, RunState
-from actorjobs.ports import QueueInfo, Serves, Store, WorkerInfo
+from actorjobs.ports import Broker, BrokerFacts, QueueInfo, Serves, Store, WorkerInfo
 from actorjobs.worker.lease import DEAD_AFTER_SECONDS
 
 MOST_AHEAD: Final = 1000
@@ -22,8 +23,9 @@ class Explanation:
     """Why a run is not running, or that it does.
 
     `verdict` is the run's state if it is over; `running`, `canceling` or `lost` (its worker is dead) while it runs; and
-    for one that waits what stands in its way first: `expired`, `not due`, `paused`, `held`, `no worker`, `suspect`,
-    `busy`, `in line`, or `next` when nothing does. `reasons` are sentences, all that apply, in that order.
+    for one that waits what stands in its way first: `expired`, `not due`, `paused`, `held`, `no worker`, `broker`
+    (RabbitMQ does not answer, or has no such queue), `suspect`, `busy`, `in line`, or `next` when nothing does.
+    `reasons` are sentences, all that apply, in that order.
     """
 
     run: Run
@@ -40,6 +42,8 @@ class Facts:
     workers: Sequence[WorkerInfo]
     queue: QueueInfo
     ahead: int = 0
+    broker: BrokerFacts | BrokerUnavailable | None = None
+    """What RabbitMQ says, or why it says nothing; None where none is needed."""
 
     @property
     def living(self) -> list[WorkerInfo]:
@@ -51,7 +55,7 @@ class Facts:
         return [(one, one.serves) for one in self.living if one.serves and self.run.queue in one.serves.queues]
 
 
-async def facts(store: Store, run: Run) -> Facts:
+async def facts(store: Store, broker: Broker, run: Run) -> Facts:
     """Read what bears on this run now."""
     queues = {queue.name: queue for queue in await store.queues()} if run.state not in TERMINAL else {}
     is_waiting = run.state not in TERMINAL and run.state is not RunState.RUNNING
@@ -61,7 +65,15 @@ async def facts(store: Store, run: Run) -> Facts:
         workers=[] if run.state in TERMINAL else await store.workers(),
         queue=queues.get(run.queue, QueueInfo(name=run.queue)),
         ahead=await store.ahead(run, MOST_AHEAD) if is_waiting else 0,
+        broker=await _broker_facts(broker, run.queue) if is_waiting else None,
     )
+
+
+async def _broker_facts(broker: Broker, queue: str) -> BrokerFacts | BrokerUnavailable | None:
+    try:
+        return await broker.facts([queue])
+    except BrokerUnavailable as error:
+        return error
 
 
 def explain(known: Facts) -> Explanation:
@@ -135,7 +147,7 @@ def _waiting(known: Facts) -> Iterator[tuple[str, str]]:
     """Whatever stands in the way of a waiting run, the first thing first."""
     yield from _timing(known)
     yield from _wishes(known)
-    stops = list(_workers(known))
+    stops = [*_workers(known), *_broker(known)]
     yield from stops
     if not stops:
         yield from _line(known)
@@ -179,6 +191,16 @@ def _workers(known: Facts) -> Iterator[tuple[str, str]]:
         yield "held", f"It is held: {run.hold}."
 
 
+def _broker(known: Facts) -> Iterator[tuple[str, str]]:
+    """What keeps RabbitMQ from telling a worker of it."""
+    broker, queue = known.broker, known.run.queue
+    if isinstance(broker, BrokerUnavailable):
+        yield "broker", f"RabbitMQ cannot be reached from here: {_short(str(broker))}"
+        yield "broker", "The run is safe in the store; a worker publishes its hint once RabbitMQ answers."
+    elif broker is not None and broker.ready.get(queue, 0) is None:
+        yield "broker", f"RabbitMQ has no queue for {queue}: a worker that serves it makes one, or `topology apply`."
+
+
 def _line(known: Facts) -> Iterator[tuple[str, str]]:
     """Its place among the runs that could start as well."""
     run, serving = known.run, known.serving
@@ -198,6 +220,8 @@ def _line(known: Facts) -> Iterator[tuple[str, str]]:
         yield verdict, f"{running} of {slots} places of queue {run.queue} on {workers} are taken."
     count = f"At least {MOST_AHEAD}" if known.ahead >= MOST_AHEAD else f"{known.ahead}"
     yield verdict, f"{count} due runs of its queue go first: of higher priority, or due for longer."
+    if isinstance(known.broker, BrokerFacts):
+        yield verdict, f"RabbitMQ has {known.broker.ready.get(run.queue) or 0} hints of its queue ready."
 
 
 def _expiring(known: Facts) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from dataclasses import replace
 from datetime import datetime
@@ -156,8 +156,7 @@ class Opened:
             guard=self._guard,
             observe=self._observe,
             accept=self._accept_replay,
-            publish=self.broker.publish,
-            signal=self.broker.signal,
+            broker=self.broker,
             cancel_here=self._cancel_here,
         )
 
@@ -248,22 +247,21 @@ class Opened:
     async def close(self) -> None:
         """Let running work end, hand back what does not, and disconnect. `PoolsFailing` when a queue was held."""
         failing: dict[str, str] = {}
-        try:
+        async with AsyncExitStack() as closing:  # each of them, also when another fails or the caller is canceled
+            closing.push_async_callback(self.store.close)
+            if self._app is not None:
+                closing.push_async_callback(self._app.stop)
+            closing.push_async_callback(self.observers.close)
+            closing.push_async_callback(self.waiter.close)
+            closing.push_async_callback(self.broker.close)
+            closing.push_async_callback(self.recorder.stop)
+            if self._crew is not None:
+                closing.push_async_callback(self._crew.close)
             if self._unsettle is not None:
                 self._unsettle()
             if self.worker is not None:
                 failing = dict(self.worker.failing)
                 await self.worker.stop(grace=self.settings.grace, hurry=self.hurry)
-        finally:
-            if self._crew is not None:
-                await self._crew.close()
-            await self.recorder.stop()
-            await self.broker.close()
-            await self.waiter.close()
-            await self.observers.close()
-            if self._app is not None:
-                await self._app.stop()
-            await self.store.close()
         if failing:
             raise PoolsFailing("; ".join(f"queue {queue}: {why}" for queue, why in failing.items()))
 

@@ -25,7 +25,7 @@ from actorjobs.jobs import RunHandle
 from actorjobs.lifecycle import REOPENABLE, TERMINAL
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, new_traceparent
 from actorjobs.policy import Action, Guard
-from actorjobs.ports import Accepted, Hint, RunFilter, RunPage, Store
+from actorjobs.ports import Accepted, Broker, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
 from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
 from actorjobs.runtime.explaining import Explanation, explain, facts
@@ -57,8 +57,7 @@ class Runs:
         guard: Guard,
         observe: Callable[..., None],
         accept: Callable[[Envelope], Awaitable[Accepted]],
-        publish: Callable[[Sequence[Hint]], None],
-        signal: Callable[[], None],
+        broker: Broker,
         cancel_here: Callable[[str], None],
     ) -> None:
         self._store = store
@@ -68,8 +67,7 @@ class Runs:
         self._guard = guard
         self._observe = observe
         self._accept = accept
-        self._publish = publish
-        self._signal = signal
+        self._broker = broker
         self._cancel_here = cancel_here
         self._bulk = Bulk(store=store, guard=guard, clock=clock)
 
@@ -135,7 +133,7 @@ class Runs:
 
     async def explain(self, run_id: str) -> Explanation:
         """Why the run is not running: all reasons, the first one first; or where it runs, or how it ended."""
-        return explain(await facts(self._store, await self._readable(run_id)))
+        return explain(await facts(self._store, self._broker, await self._readable(run_id)))
 
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Every attempt, in order; the last one has outcome `running` while the run runs."""
@@ -163,7 +161,7 @@ class Runs:
         is_asked = run.state is RunState.RUNNING
         if is_asked:
             self._cancel_here(run.id)
-            self._signal()
+            self._broker.signal()
         if is_new:
             self._observe("cancel_requested" if is_asked else "canceled", run, detail=_who(reason, by))
 
@@ -281,7 +279,7 @@ class Runs:
         async def act(group: Sequence[Run]) -> Sequence[Fate]:
             answers = await self._store.reopen_many([run.id for run in group], reason, by)
             reopened = [answer for answer in answers if isinstance(answer, Run)]
-            self._publish([_hint(run) for run in reopened])
+            self._broker.publish([_hint(run) for run in reopened])
             for run in reopened:
                 self._observe("reopened", run, detail=_who(reason, by))
             return [answer if isinstance(answer, Exception) else answer is not None for answer in answers]
@@ -373,7 +371,7 @@ class Runs:
         return RunHandle(run_id, job=job, decode=decode, runs=self, existing=existing)
 
     def _wake(self, run: Run) -> None:
-        self._publish([_hint(run)])
+        self._broker.publish([_hint(run)])
 
 
 def _hint(run: Run) -> Hint:

@@ -208,10 +208,13 @@ class Worker:
                 logger.info("canceling %d runs that are still at work", len(self._performer.performing))
                 self._performer.cancel_all(CancelReason.SHUTDOWN)
                 await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
-                self._performer.abandon_all(CancelReason.SHUTDOWN)
+        finally:  # also for who is canceled while waiting: nobody is waited for any more
+            self._performer.cancel_all(CancelReason.SHUTDOWN)
+            self._performer.abandon_all(CancelReason.SHUTDOWN)
+            try:
                 await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
-        finally:  # also for who is canceled while waiting
-            await self._tree.stop()
+            finally:
+                await self._tree.stop()
         if self._clock.is_virtual and (owner := self.lease.owner) is not None:
             self.lease.end()
             await self._store.leave(owner)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from actorjobs.clock import VirtualClock
+from actorjobs.errors import BrokerUnavailable
 from actorjobs.model import Envelope, ErrorInfo, Run, RunState
-from actorjobs.ports import QueueInfo, Serves, WorkerInfo
+from actorjobs.ports import BrokerFacts, QueueInfo, Serves, WorkerInfo
 from actorjobs.runtime.explaining import MOST_AHEAD, Facts, explain
 from actorjobs.testing import MemoryStore
 
@@ -34,11 +35,33 @@ def worker(name: str = "w1", *, beat: float = 2.0, is_dead: bool = False, **serv
     return WorkerInfo(id=name, host="h", boot_id="b", pid=1, beat_at=ago(beat), is_dead=is_dead, serves=Serves(**given))
 
 
-def judged(run: Run, *workers: WorkerInfo, ahead: int = 0, **queue: Any) -> tuple[str, str]:
-    known = Facts(run=run, now=NOW, workers=workers, queue=QueueInfo(name="mail", **queue), ahead=ahead)
+def judged(run: Run, *workers: WorkerInfo, ahead: int = 0, broker: Any = None, **queue: Any) -> tuple[str, str]:
+    mail = QueueInfo(name="mail", **queue)
+    known = Facts(run=run, now=NOW, workers=workers, queue=mail, ahead=ahead, broker=broker)
     found = explain(known)
     assert all(reason[0].isupper() or reason[0].isdigit() or reason[0] in "`a" for reason in found.reasons)
     return found.verdict, "\n".join(found.reasons)
+
+
+def broker_with(ready: int | None) -> BrokerFacts:
+    return BrokerFacts(version="4.0", ready={"mail": ready}, dead=0, unrouted=0, differences=[])
+
+
+@pytest.mark.parametrize(
+    ("broker", "verdict", "says"),
+    [
+        (None, "next", "0 due runs of its queue go first"),
+        (broker_with(3), "next", "RabbitMQ has 3 hints of its queue ready"),
+        (broker_with(None), "broker", "RabbitMQ has no queue for mail"),
+        (BrokerUnavailable("no route to host"), "broker", "cannot be reached from here: no route to host"),
+    ],
+)
+async def test_what_rabbitmq_has_to_do_with_it(run: Run, broker: Any, verdict: str, says: str) -> None:
+    found, reasons = judged(run, worker(), broker=broker)
+    assert found == verdict
+    assert says in reasons
+    assert ("RabbitMQ" in reasons) is (broker is not None)
+    assert judged(run, broker=broker)[0] == "no worker"
 
 
 @pytest.mark.parametrize(
