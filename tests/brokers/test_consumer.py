@@ -123,7 +123,7 @@ async def test_runs_go_on_while_their_queue_is_paused(serve: Serve, gate: Gate) 
     handle = await wait.dispatch()
     await until(lambda: len(gate.started) == 1)
     await worker.queues.pause("work")
-    await until(lambda: consumer.prefetch == 1)
+    await until(lambda: consumer.prefetch == 0)
     gate.is_open.set()
     assert await handle.result(timeout=5) == "done"
     await until(lambda: consumer.prefetch == 0)
@@ -250,7 +250,7 @@ async def test_a_queue_that_delivers_nothing_though_it_has_messages_is_consumed_
 async def _stop_deliveries(broker: Any) -> None:
     link = broker._consuming.link
     for channel in link._connection.channels.values():
-        for tag in [tag for tag, call in getattr(channel, "consumers", {}).items() if "_consume_again" in repr(call)]:
+        for tag in [tag for tag, call in getattr(channel, "consumers", {}).items() if "_nothing" in repr(call)]:
             await channel.basic_cancel(tag)
 
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from actorjobs.brokers.rabbitmq import Declarer, Topology
-from actorjobs.brokers.rabbitmq import publisher as publishing
 from actorjobs.brokers.rabbitmq.link import Link
+from actorjobs.brokers.rabbitmq.pipeline import Answer, Pipeline
 from actorjobs.brokers.rabbitmq.publisher import CAPACITY, WINDOW, Publisher
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, Store
 from actorjobs.stores import SqlStore
@@ -146,24 +146,28 @@ async def test_hints_without_a_generation_or_due_too_late_are_left_to_the_relay(
     assert publisher.is_idle
 
 
+def swallowing(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A broker that takes everything and says nothing; what it was sent."""
+    unanswered: list[Any] = []
+
+    async def publish(_pipeline: object, messages: Sequence[tuple[object, object]]) -> None:
+        unanswered.extend(what for _, what in messages)
+
+    monkeypatch.setattr(Pipeline, "publish", publish)
+    return unanswered
+
+
 async def test_no_more_wait_for_confirms_than_the_window_takes(
     publisher: Publisher, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unanswered: list[asyncio.Future[None]] = []
-
-    async def published(_channel: object, messages: Sequence[object]) -> list[asyncio.Future[None]]:
-        confirms = [asyncio.get_running_loop().create_future() for _ in messages]
-        unanswered.extend(confirms)
-        return confirms
-
-    monkeypatch.setattr(publishing, "publish", published)
+    unanswered = swallowing(monkeypatch)
     async with at_work(publisher, link):
         publisher.put(hints(WINDOW * 2))
         await until(lambda: len(unanswered) == WINDOW)
         await asyncio.sleep(0.05)
         assert len(unanswered) == WINDOW
-        for confirm in unanswered[:10]:
-            confirm.set_result(None)
+        for pending in unanswered[:10]:
+            publisher._answered(pending, Answer.CONFIRMED)
         await until(lambda: len(unanswered) == WINDOW + 10)
         assert publisher.counts.confirmed == 10
 
@@ -249,19 +253,13 @@ async def test_what_waits_is_put_off_every_three_seconds_and_let_go_after_thirty
 async def test_a_confirm_that_comes_after_letting_go_marks_nothing(
     publisher: Publisher, link: Link, spy: Spy, store: SqlStore, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def published(_channel: object, _messages: object) -> list[asyncio.Future[None]]:
-        return [confirm]
-
-    monkeypatch.setattr(publishing, "publish", published)
+    unanswered = swallowing(monkeypatch)
     async with at_work(publisher, link):
         publisher.put(await runs(store, 1))
         await until(lambda: len(publisher._unconfirmed) == 1)
         clock.skipped += 31
         await publisher.look_after()
-        confirm.set_result(None)
-        await asyncio.sleep(0)
+        publisher._answered(unanswered[0], Answer.CONFIRMED)
         clock.skipped += 2
         await publisher.look_after()
     assert publisher.counts.let_go == 1
@@ -271,18 +269,11 @@ async def test_a_confirm_that_comes_after_letting_go_marks_nothing(
 async def test_what_has_no_answer_when_the_connection_ends_goes_out_on_the_next(
     publisher: Publisher, link: Link, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = 0
-
-    async def swallowed(_channel: object, messages: Sequence[object]) -> list[asyncio.Future[None]]:
-        nonlocal sent
-        sent += len(messages)
-        return [asyncio.get_running_loop().create_future() for _ in messages]
-
     with monkeypatch.context() as patched:
-        patched.setattr(publishing, "publish", swallowed)
+        unanswered = swallowing(patched)
         async with at_work(publisher, link):
             publisher.put(hints(150))
-            await until(lambda: sent == 150)
+            await until(lambda: len(unanswered) == 150)
     assert len(publisher) == 150
     async with at_work(publisher, link):
         await publisher.drained(5)

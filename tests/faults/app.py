@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import actorjobs as aj
-from actorjobs.brokers.rabbitmq import publisher, settling
+from actorjobs.brokers.rabbitmq import settling
+from actorjobs.brokers.rabbitmq.pipeline import Pipeline
 from actorjobs.clock import SystemClock
 from actorjobs.stores import SqlStore
 
@@ -92,7 +93,7 @@ def dying(verb: Verb, *, when: str, number: int) -> Verb:
 
 def set_trap(where: str) -> None:
     verb, when, number = where.split(":")
-    owner: Any = {"publish": publisher, "acknowledge": settling}.get(verb, SqlStore)
+    owner: Any = {"publish": Pipeline, "acknowledge": settling}.get(verb, SqlStore)
     setattr(owner, verb, dying(getattr(owner, verb), when=when, number=int(number)))
 
 

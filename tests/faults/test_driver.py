@@ -11,7 +11,8 @@ import aio_pika
 import aiormq
 import pytest
 
-from actorjobs.brokers.rabbitmq import publisher, settling
+from actorjobs.brokers.rabbitmq import settling
+from actorjobs.brokers.rabbitmq.pipeline import Pipeline
 from tests.faults.app import Work
 from tests.faults.bench import Bench, consumer_of, until
 
@@ -24,7 +25,7 @@ CHANNEL_CALLS = [
     "basic_cancel",
     "close",
 ]
-OUR_CALLS = {"publish": publisher, "acknowledge": settling}
+OUR_CALLS = {"publish": Pipeline, "acknowledge": settling}
 
 
 class Phantoms:

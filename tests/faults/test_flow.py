@@ -53,7 +53,7 @@ async def test_a_worker_that_has_just_got_full_keeps_nothing_from_others(bench: 
     began = time.monotonic()
     await bench.started(waiting, within=10)
     print(f"\nafter {time.monotonic() - began:.1f} s")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 4
     await bench.judge(most_attempts=1)
     assert first.is_open
 
@@ -111,8 +111,7 @@ async def test_what_waits_behind_long_jobs_is_not_delivered_time_and_again(bench
     async with bench.channel() as channel:
         counts = [await delivery_count(channel, bench.work_queue) for _ in range(16)]
     print(f"\ndelivered before: {counts}")
-    if max(counts) > 3:
-        pytest.xfail("two of them a second, for as long as the messages of the long ones are held (a minute)")
+    assert max(counts) <= 3
     await bench.judge(most_attempts=1)
 
 

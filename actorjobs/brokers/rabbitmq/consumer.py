@@ -15,10 +15,11 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
 from actorjobs.brokers.rabbitmq import message
-from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded, on_end
+from actorjobs.brokers.rabbitmq.hot import Delivered
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, consume, guarded, on_end
 from actorjobs.brokers.rabbitmq.settling import Held, Settler, quarantined
 from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
@@ -45,6 +46,7 @@ MORE_SECONDS = 0.1
 QUICK_SECONDS = 0.05
 """Where a run takes less, more hints than places are fetched, so that no place waits for the next one."""
 QUICK_EXTRA = 16
+BRISK_SECONDS = 1.0
 NO_LEASE_SECONDS = 0.25
 STORE_DOWN_SECONDS = 1.0
 TICK_SECONDS = 0.25
@@ -130,6 +132,9 @@ class RabbitConsumer:
         self._asked_at = 0.0
         self._capacity = 0
         self._pace = 1.0
+        self._is_careful = False
+        """Hints had to be given back: no more are fetched than there are free places."""
+        self._raised_at = 0.0
         self._newest: dict[int, list[datetime]] = {}
         self.prefetch = 0
         """What the broker was told; 0 while it delivers nothing."""
@@ -317,6 +322,7 @@ class RabbitConsumer:
         `ChannelRefused`."""
         channel = await link.channel()
         settler = Settler(channel)
+        link.deliver(channel, lambda delivered: self._received(delivered, settler))
         self._is_over, self.is_consuming = False, True
         self._consuming_since = self._clock.monotonic()
         ended = on_end(channel, self._end)
@@ -345,9 +351,10 @@ class RabbitConsumer:
     async def _follow_places(self, channel: AbstractChannel, settler: Settler) -> None:
         """Keep the prefetch at what the pool has room for."""
         tag: str | None = None
+        before = 0  # what came before is not counted against the prefetch
         differs_since: float | None = None
         while not self._is_over:
-            wanted, now = self._wanted(), self._clock.monotonic()
+            wanted, now = self._wanted(settler.open_after(before)), self._clock.monotonic()
             if wanted == self.prefetch:
                 differs_since = None
             elif differs_since is None:
@@ -355,8 +362,10 @@ class RabbitConsumer:
             patience = MORE_SECONDS if wanted > self.prefetch else FEWER_SECONDS
             is_steady = differs_since is not None and now - differs_since >= patience
             if wanted != self.prefetch and (is_steady or not self.prefetch or self._is_stopped):
-                tag = await self._consume_again(channel, settler, tag, wanted)
-                differs_since = None
+                if wanted > self.prefetch:
+                    self._note_raise(now)
+                tag = await self._consume_again(channel, tag, self._wanted(0))
+                before, differs_since = settler.newest, None
             self._look_after(now)
             if self._is_stopped and not len(settler):
                 await settler.flush()
@@ -366,9 +375,7 @@ class RabbitConsumer:
                 await asyncio.wait_for(self._changed.wait(), min(TICK_SECONDS, max(0.0, until_steady)))
             self._changed.clear()
 
-    async def _consume_again(
-        self, channel: AbstractChannel, settler: Settler, tag: str | None, prefetch: int
-    ) -> str | None:
+    async def _consume_again(self, channel: AbstractChannel, tag: str | None, prefetch: int) -> str | None:
         """A prefetch holds for consumers that begin after it; what the old one has unsettled counts no more."""
         if tag is not None:
             await guarded(channel.basic_cancel(tag))
@@ -376,34 +383,36 @@ class RabbitConsumer:
         if not prefetch:
             return None
         await guarded(channel.basic_qos(prefetch_count=prefetch))
+        return await consume(channel, self.name)
 
-        async def received(delivered: DeliveredMessage) -> None:
-            self._received(delivered, settler)
-
-        answer = await guarded(channel.basic_consume(self.name, received))
-        return answer.consumer_tag
-
-    def _wanted(self) -> int:
-        """How many unsettled deliveries this consumer is good for."""
+    def _wanted(self, counted: int) -> int:
+        """The right prefetch: how many unsettled deliveries this consumer is good for, where the broker counts so many
+        against it."""
         if self._is_stopped:
             return 0
-        attached = len(self._in_hand) - self._detached
-        is_asking = self._may_claim and (self._is_asking or self._clock.monotonic() - self._asked_at < UNWANTED_SECONDS)
-        places = self._capacity - self._detached if is_asking else attached
-        if not is_asking and len(self._in_hand) < self._capacity:
-            return attached  # nobody asks though there are places: paused
+        at_work = max(counted - len(self._ready), 0)
+        is_asking = self._is_asking or self._clock.monotonic() - self._asked_at < UNWANTED_SECONDS
+        if not is_asking or not self._may_claim:
+            return at_work  # nobody asks: the queue is paused, or every place is taken for long
+        if self._is_careful:
+            return at_work + max(self._capacity - len(self._in_hand), 0)
+        places = max(self._capacity - self._detached, 0)
         if self._pace > QUICK_SECONDS or self._detached:
-            return max(places, 0)
+            return places
         return places + max(places, QUICK_EXTRA)
+
+    def _note_raise(self, now: float) -> None:
+        """Places that become free time and again have use for hints that lie ready."""
+        self._is_careful = self._is_careful and now - self._raised_at >= BRISK_SECONDS
+        self._raised_at = now
 
     @property
     def _may_claim(self) -> bool:
         """Whether this process has a lease to claim under."""
         return self._owner() is not None
 
-    def _received(self, delivered: DeliveredMessage, settler: Settler) -> None:
-        tag = delivered.delivery_tag
-        assert tag is not None
+    def _received(self, delivered: Delivered, settler: Settler) -> None:
+        tag = delivered.tag
         now = self._clock.monotonic()
         self.last_delivery = now
         settler.received(tag)
@@ -429,7 +438,7 @@ class RabbitConsumer:
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
         is_wanted = self._is_asking and self._may_claim
         if not is_wanted and self._ready and now - self._ready[0].since >= patience:
-            self._pace = max(self._pace, 1.0)
+            self._is_careful = True
             for held in self._ready:
                 self._give_back(held)
             self._ready.clear()

@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-from aiormq.abc import DeliveredMessage
 
 from actorjobs.brokers.rabbitmq import message
+from actorjobs.brokers.rabbitmq.hot import Delivered
 from actorjobs.brokers.rabbitmq.keeping import keep
-from actorjobs.brokers.rabbitmq.link import Link, close_channel, guarded, on_end
+from actorjobs.brokers.rabbitmq.link import Link, close_channel, consume, guarded, on_end
 from actorjobs.brokers.rabbitmq.settling import Settler, quarantined
 from actorjobs.clock import Clock
 from actorjobs.errors import StoreUnavailable
@@ -41,11 +39,12 @@ class Drain:
         """Empty it as long as the connection lasts. `BrokerUnavailable`, `ChannelRefused`."""
         channel = await link.channel()
         settler = Settler(channel)
-        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+        arrived: asyncio.Queue[Delivered | None] = asyncio.Queue()
+        link.deliver(channel, arrived.put_nowait)
         ended = on_end(channel, lambda: arrived.put_nowait(None))
         try:
             await guarded(channel.basic_qos(prefetch_count=GROUP))
-            await guarded(channel.basic_consume(self.name, arrived.put))
+            await consume(channel, self.name)
             while True:
                 group = [await arrived.get()]
                 while not arrived.empty() and len(group) < GROUP:
@@ -53,9 +52,8 @@ class Drain:
                 messages = [one for one in group if one is not None]
                 await self._handle(messages)
                 for one in messages:
-                    tag: Any = one.delivery_tag
-                    settler.received(tag)
-                    settler.settle(tag, is_done=True)
+                    settler.received(one.tag)
+                    settler.settle(one.tag, is_done=True)
                 await settler.flush()
                 if len(messages) < len(group):
                     return
@@ -63,7 +61,7 @@ class Drain:
             ended.cancel()
             await close_channel(channel)
 
-    async def _handle(self, messages: Sequence[DeliveredMessage]) -> None:
+    async def _handle(self, messages: Sequence[Delivered]) -> None:
         """Written before they are acknowledged; tried again for as long as the store does not answer."""
         decoded = [(one, message.decode(one.body, store=self._store_id, queue="")) for one in messages]
         hints = [what for _, what in decoded if isinstance(what, Hint)]

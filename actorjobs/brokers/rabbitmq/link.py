@@ -21,6 +21,7 @@ from aiormq.exceptions import (
 )
 
 from actorjobs.brokers.rabbitmq.address import Address
+from actorjobs.brokers.rabbitmq.hot import Delivered, HotFrames, Transport
 from actorjobs.errors import BrokerUnavailable
 
 T = TypeVar("T")
@@ -67,11 +68,13 @@ def _retrieve(task: asyncio.Future[Any]) -> None:
 class Link:
     """A connection that is open, or was."""
 
-    def __init__(self, outer: aio_pika.abc.AbstractConnection, connection: AbstractConnection, host: str) -> None:
+    def __init__(self, outer: aio_pika.abc.AbstractConnection, frames: HotFrames, host: str) -> None:
+        assert outer.transport is not None
         self._outer = outer
-        self._connection = connection
+        self._connection: AbstractConnection = outer.transport.connection
+        self.frames = frames
         self.host = host
-        self.lost = _observed(connection)
+        self.lost = _observed(self._connection)
 
     @classmethod
     async def connect(cls, address: Address, host: str, port: int, *, name: str) -> Link:
@@ -81,6 +84,7 @@ class Link:
         url = address.url(host, port)
         properties: Any = {"connection_name": name}
         outer = aio_pika.Connection(make_url(url), client_properties=properties)
+        outer.kwargs["transport_factory"] = transport = Transport()
         opening = asyncio.ensure_future(outer.connect(timeout=TIMEOUT_SECONDS))
         try:
             await guarded(opening, timeout=TIMEOUT_SECONDS + 1)
@@ -90,8 +94,7 @@ class Link:
         except BrokerUnavailable as error:
             await _undo(opening, outer)
             raise _failure(error, address, f"{host}:{port}") from None
-        assert outer.transport is not None
-        return cls(outer, outer.transport.connection, f"{host}:{port}")
+        return cls(outer, transport.frames, f"{host}:{port}")
 
     @classmethod
     async def to_first(cls, address: Address, hosts: Sequence[tuple[str, int]], *, name: str) -> Link:
@@ -136,6 +139,11 @@ class Link:
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
         """A new channel. `BrokerUnavailable`."""
         return await guarded(self._connection.channel(publisher_confirms=confirms, on_return_raises=True))
+
+    def deliver(self, channel: AbstractChannel, delivered: Callable[[Delivered], None]) -> None:
+        """Give what is delivered on this channel to `delivered`, in the turn in which it arrives; see `consume`."""
+        inner: Any = channel
+        self.frames.deliver(inner.number, delivered)
 
     async def close(self) -> None:
         """End the connection, however that goes; also inside a scope that is being canceled."""
@@ -184,6 +192,16 @@ def _observed(resource: Any) -> asyncio.Future[Any]:
     """An observer of the end of one of the driver's connections or channels."""
     observer: asyncio.Future[Any] = resource.closing
     return observer
+
+
+async def consume(channel: AbstractChannel, queue: str) -> str | None:
+    """Have the messages of a queue delivered on a channel that `Link.deliver` was called for; the consumer's tag.
+    `BrokerUnavailable`, `ChannelRefused`."""
+    return (await guarded(channel.basic_consume(queue, _nothing))).consumer_tag
+
+
+async def _nothing(_delivered: object) -> None:
+    """What the driver calls for messages; it sees none."""
 
 
 async def close_channel(channel: AbstractChannel) -> None:

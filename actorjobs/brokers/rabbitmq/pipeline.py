@@ -1,23 +1,19 @@
-"""Many messages in one write, each with a confirm of its own; and many acknowledgements in one write.
-
-The driver's own `basic_publish` takes the channel's lock, a write and a dozen callbacks per message, at five times the
-cost. Used here besides its public names: the channel's counters of confirms, as of aiormq 7.2. Tests hold them still.
-"""
+"""Many messages in one write, each with a confirm of its own; and many acknowledgements in one write."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from enum import Enum, auto
+from itertools import takewhile
+from typing import Any, Generic, TypeVar
 
 from aiormq.abc import AbstractChannel, ChannelFrame
-from pamqp import commands
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 
-PERSISTENT = 2
+from actorjobs.brokers.rabbitmq.hot import HotFrames, publish_frames, settle_frame
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,64 +26,103 @@ class Message:
     id: str
     correlation_id: str | None = None
     priority: int | None = None
-    headers: dict[str, Any] = field(default_factory=dict[str, Any])
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     is_mandatory: bool = True
     """Whether it comes back when no queue is there to take it."""
 
 
-async def publish(channel: AbstractChannel, messages: Sequence[Message]) -> list[asyncio.Future[Any]]:
-    """Write them all. Each future ends with the broker's confirm, or fails: returned as unroutable, refused, or lost
-    with the channel. `RuntimeError` when the channel is closed already."""
-    confirms: list[asyncio.Future[Any]] = []
-    frames: list[Any] = []
+class Answer(Enum):
+    """What has become of a message."""
+
+    CONFIRMED = auto()
+    RETURNED = auto()
+    """No queue was there to take it."""
+    REFUSED = auto()
+    """A queue was, and did not."""
+    LOST = auto()
+    """The channel ended before there was an answer."""
+
+
+class Pipeline(Generic[T]):
+    """Publishes on a channel with confirms; nothing else may publish on it. `answered(what, answer)` is called once for
+    everything that was published, in the turn in which the broker's word arrives."""
+
+    def __init__(self, channel: AbstractChannel, frames: HotFrames, answered: Callable[[T, Answer], None]) -> None:
+        self.channel = channel
+        inner: Any = channel
+        self._answered = answered
+        self._sent = 0
+        self._waiting: dict[int, tuple[str, T]] = {}
+        self._returned: set[str] = set()
+        frames.confirm(inner.number, self._confirmed, self._returned.add)
+        self._ended: asyncio.Future[Any] = inner.closing
+        self._ended.add_done_callback(self._lost)
+
+    def __len__(self) -> int:
+        """Messages without an answer yet."""
+        return len(self._waiting)
+
+    async def publish(self, messages: Sequence[tuple[Message, T]]) -> None:
+        """Write them all, each for something that `answered` is told of. `RuntimeError` when the channel is closed
+        already."""
+        inner: Any = self.channel
+        if has_ended(inner):
+            raise RuntimeError("the channel is closed")
+        number = inner.number
+        frames: list[bytes] = []
+        for message, what in messages:
+            self._sent += 1
+            self._waiting[self._sent] = (message.id, what)
+            frames.append(
+                publish_frames(
+                    number,
+                    exchange=message.exchange,
+                    key=message.key,
+                    is_mandatory=message.is_mandatory,
+                    body=message.body,
+                    priority=message.priority,
+                    message_id=message.id,
+                    correlation_id=message.correlation_id,
+                    headers=message.headers,
+                )
+            )
+        await _write(inner, frames)
+
+    def _confirmed(self, tag: int, is_multiple: bool, is_taken: bool) -> None:
+        tags = list(takewhile(lambda one: one <= tag, self._waiting)) if is_multiple else [tag]
+        for one in tags:
+            if (waiting := self._waiting.pop(one, None)) is None:
+                continue
+            message_id, what = waiting
+            if message_id in self._returned:
+                self._returned.discard(message_id)
+                answer = Answer.RETURNED
+            else:
+                answer = Answer.CONFIRMED if is_taken else Answer.REFUSED
+            self._answered(what, answer)
+
+    def _lost(self, _ended: object) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for _, what in waiting.values():
+            self._answered(what, Answer.LOST)
+
+
+async def acknowledge(
+    channel: AbstractChannel, acks: Sequence[int], nacks: Sequence[int], *, all_until: int | None = None
+) -> None:
+    """Settle these deliveries of the channel: done with, or to be delivered again; and all up to one of them, which is
+    a tenth of the work for the broker."""
     inner: Any = channel
-    async with inner.lock:
-        for message in messages:
-            inner.delivery_tag += 1
-            confirm = inner.create_future()
-            inner.confirmations[inner.delivery_tag] = confirm
-            inner.message_id_delivery_tag[message.id] = inner.delivery_tag
-            confirm.add_done_callback(partial(_forget, inner, message.id))
-            confirms.append(confirm)
-            frames += _frames(message)
-        await _write(channel, frames)
-    return confirms
-
-
-def _forget(inner: Any, message_id: str, _confirm: object) -> None:
-    inner.message_id_delivery_tag.pop(message_id, None)
-
-
-def _frames(message: Message) -> tuple[Any, ...]:
-    properties = commands.Basic.Properties(
-        content_type="application/json",
-        delivery_mode=PERSISTENT,
-        priority=message.priority,
-        message_id=message.id,
-        correlation_id=message.correlation_id,
-        message_type="hint",
-        app_id="actorjobs",
-        headers=message.headers or None,
-    )
-    return (
-        commands.Basic.Publish(exchange=message.exchange, routing_key=message.key, mandatory=message.is_mandatory),
-        ContentHeader(body_size=len(message.body), properties=properties),
-        *([ContentBody(message.body)] if message.body else []),
-    )
-
-
-async def acknowledge(channel: AbstractChannel, acks: Sequence[int], nacks: Sequence[int]) -> None:
-    """Settle these deliveries of the channel: done with, or to be delivered again."""
-    frames: list[Any] = [commands.Basic.Ack(delivery_tag=tag) for tag in acks]
-    frames += [commands.Basic.Nack(delivery_tag=tag, requeue=True) for tag in nacks]
+    frames = [] if all_until is None else [settle_frame(inner.number, all_until, is_done=True, is_multiple=True)]
+    frames += [settle_frame(inner.number, tag, is_done=True) for tag in acks]
+    frames += [settle_frame(inner.number, tag, is_done=False) for tag in nacks]
     if not has_ended(channel):
         await _write(channel, frames)
 
 
-async def _write(channel: AbstractChannel, frames: Sequence[Any]) -> None:
+async def _write(channel: AbstractChannel, frames: Sequence[bytes]) -> None:
     inner: Any = channel
-    frame: Any = ChannelFrame
-    await inner.write_queue.put(frame.marshall(channel_number=inner.number, frames=frames))
+    await inner.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
 
 
 def has_ended(channel: AbstractChannel) -> bool:

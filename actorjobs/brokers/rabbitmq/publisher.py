@@ -13,16 +13,12 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import DeliveryError, PublishError
 
 from actorjobs.brokers.rabbitmq import delays, message
 from actorjobs.brokers.rabbitmq.declaring import Declarer
 from actorjobs.brokers.rabbitmq.link import Link, close_channel
-from actorjobs.brokers.rabbitmq.pipeline import Message, has_ended, publish
+from actorjobs.brokers.rabbitmq.pipeline import Answer, Message, Pipeline, has_ended
 from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable, TopologyMismatch
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, PUBLISH_GRACE_SECONDS, Hint, Store
@@ -160,25 +156,28 @@ class Publisher:
         self._known = set[str]()
         self._store_id = self._store_id or await self._store.identity()
         await self._declarer.base(link)
-        channel = await link.channel(confirms=True)
+        pipeline = await self._new_pipeline(link)
         ready()
         try:
             while True:
                 await self._put.wait()
                 if self._is_to_signal:
-                    await self._broadcast(channel)
+                    await self._broadcast(pipeline)
                 batch = self._batch()
                 if not batch:
                     self._put.clear()
                     await self._until_moved()
                     continue
-                channel = await self._send(link, channel, batch)
+                pipeline = await self._send(link, pipeline, batch)
         finally:
             for pending in self._unconfirmed:
                 self._back(pending)
             self._unconfirmed.clear()
             with suppress(BrokerUnavailable):
-                await close_channel(channel)
+                await close_channel(pipeline.channel)
+
+    async def _new_pipeline(self, link: Link) -> Pipeline[Pending | None]:
+        return Pipeline(await link.channel(confirms=True), link.frames, self._answered)
 
     async def _until_moved(self) -> None:
         """Wait for a hint, or for room in the window."""
@@ -199,8 +198,10 @@ class Publisher:
                 batch.append(pending)
         return batch
 
-    async def _send(self, link: Link, channel: AbstractChannel, batch: list[Pending]) -> AbstractChannel:
-        """Write a batch. The channel to go on with: a new one if the broker has closed this."""
+    async def _send(
+        self, link: Link, pipeline: Pipeline[Pending | None], batch: list[Pending]
+    ) -> Pipeline[Pending | None]:
+        """Write a batch. The pipeline to go on with: a new one if the broker has closed its channel."""
         now = self._clock.monotonic()
         for pending in batch:
             pending.sent = now
@@ -209,20 +210,18 @@ class Publisher:
         self._unconfirmed -= {pending for pending in batch if pending.hint.queue in missing}
         batch = [pending for pending in batch if pending.hint.queue not in missing]
         if not batch:
-            return channel
-        if has_ended(channel):
+            return pipeline
+        if has_ended(pipeline.channel):
             # The broker closes it when an exchange is gone: somebody has deleted a part of the topology.
             await self._declarer.base(link)
-            channel = await link.channel(confirms=True)
+            pipeline = await self._new_pipeline(link)
         try:
-            confirms = await publish(channel, [self._message(pending) for pending in batch])
+            await pipeline.publish([(self._message(pending), pending) for pending in batch])
         except RuntimeError as error:  # the channel was closed just now
             raise BrokerUnavailable(str(error)) from error
-        for pending, confirm in zip(batch, confirms, strict=True):
-            confirm.add_done_callback(partial(self._answered, pending))
-        return channel
+        return pipeline
 
-    async def _broadcast(self, channel: AbstractChannel) -> None:
+    async def _broadcast(self, pipeline: Pipeline[Pending | None]) -> None:
         """Lost, it does no harm: every worker looks by itself before long."""
         self._is_to_signal = False
         topology = self._declarer.topology
@@ -230,7 +229,7 @@ class Publisher:
             exchange=topology.control, key="", body=b"look", id=f"look.{next(self._numbers)}", is_mandatory=False
         )
         with suppress(RuntimeError):
-            await publish(channel, [words])
+            await pipeline.publish([(words, None)])
 
     async def _ensure_queues(self, link: Link, queues: set[str]) -> set[str]:
         """A hint whose queue is not there would come back: the first of a queue on a connection makes sure. Those that
@@ -263,25 +262,24 @@ class Publisher:
             headers={name: value for name, value in headers.items() if value},
         )
 
-    def _answered(self, pending: Pending, confirm: asyncio.Future[Any]) -> None:
+    def _answered(self, pending: Pending | None, answer: Answer) -> None:
         """The broker has it, or will not have it, or the channel has gone."""
         if pending not in self._unconfirmed:
-            return  # given up already, with the connection
+            return  # given up already, with the connection; or a broadcast
         self._unconfirmed.discard(pending)
         self.stalled.discard(pending.hint.queue)
-        error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
-        match error:
-            case None:
+        match answer:
+            case Answer.CONFIRMED:
                 self.counts.confirmed += 1
                 if not pending.is_over:
                     self._confirmed[pending.hint.run_id] = (pending.hint, self._clock.monotonic())
-            case PublishError():
+            case Answer.RETURNED:
                 self.counts.returned += 1
                 self._known.discard(pending.hint.queue)
-            case DeliveryError():
+            case Answer.REFUSED:
                 self.counts.refused += 1
                 self._try_again(pending)
-            case _:
+            case Answer.LOST:
                 self._back(pending)
         self._moved.set()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 from typing import Any
 
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
+from actorjobs.brokers.rabbitmq.hot import Delivered
 from actorjobs.brokers.rabbitmq.pipeline import acknowledge
 from actorjobs.ports import Hint, Quarantined
 
@@ -19,7 +21,8 @@ class Settler:
 
     def __init__(self, channel: AbstractChannel) -> None:
         self.channel = channel
-        self._open: set[int] = set()
+        self._open: dict[int, None] = {}
+        """In the order in which they came, which is that of their tags."""
         self._acks: list[int] = []
         self._nacks: list[int] = []
         self._pending = asyncio.Event()
@@ -29,7 +32,16 @@ class Settler:
         return len(self._open)
 
     def received(self, tag: int) -> None:
-        self._open.add(tag)
+        self._open[tag] = None
+
+    @property
+    def newest(self) -> int:
+        """The tag of the latest delivery that is still to be settled; 0 without one."""
+        return next(reversed(self._open), 0)
+
+    def open_after(self, tag: int) -> int:
+        """How many deliveries that came after this one are still to be settled."""
+        return sum(1 for _ in takewhile(lambda one: one > tag, reversed(self._open)))
 
     def has(self, tag: int) -> bool:
         """Whether the delivery is still to be settled."""
@@ -42,7 +54,7 @@ class Settler:
     def settle(self, tag: int, *, is_done: bool) -> None:
         """Acknowledge it, or have it delivered again. A second call does nothing."""
         if tag in self._open:
-            self._open.discard(tag)
+            del self._open[tag]
             (self._acks if is_done else self._nacks).append(tag)
             self._pending.set()
 
@@ -56,8 +68,14 @@ class Settler:
     async def flush(self) -> None:
         acks, self._acks = self._acks, []
         nacks, self._nacks = self._nacks, []
-        if acks or nacks:
+        if nacks:
             await acknowledge(self.channel, acks, nacks)
+        elif acks:
+            # All that came before the oldest one which is still open.
+            oldest = next(iter(self._open), None)
+            settled = [tag for tag in acks if oldest is None or tag < oldest]
+            left = acks if len(settled) < 2 else [tag for tag in acks if oldest is not None and tag > oldest]
+            await acknowledge(self.channel, left, nacks, all_until=max(settled) if len(settled) > 1 else None)
 
 
 class Held:
@@ -85,13 +103,14 @@ class Held:
         self.settler.settle(self.tag, is_done=False)
 
 
-def quarantined(delivered: DeliveredMessage, queue: str, reason: str) -> Quarantined:
+def quarantined(delivered: Delivered, queue: str, reason: str) -> Quarantined:
     """A message as it is kept: its bytes, and what it said of itself."""
-    properties: Any = delivered.header.properties
+    properties: Any = delivered.properties
+    exchange, key = delivered.origin
     if len(delivered.body) > LARGEST_KEPT:
         reason = f"{reason}; of its {len(delivered.body)} bytes the first {LARGEST_KEPT} are kept"
     names = ("content_type", "message_id", "correlation_id", "app_id", "message_type", "headers", "timestamp")
     said = {name: getattr(properties, name, None) for name in names}
-    said |= {"exchange": delivered.exchange, "routing_key": delivered.routing_key}
+    said |= {"exchange": exchange, "routing_key": key}
     kept = {name: value for name, value in said.items() if value is not None}
     return Quarantined(queue=queue, reason=reason, body=delivered.body[:LARGEST_KEPT], properties=kept)
