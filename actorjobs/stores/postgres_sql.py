@@ -121,19 +121,22 @@ FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
 WHERE NOT {_IS_PAUSED}
 """
 
+# Here and below rows are found and locked by their ids alone: told more, the planner walks another index, for each group
+# anew, as long as it has no statistics of the table.
 _CLAIM = f"""
 WITH d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d
     (id text, seq int, takes_suspect bool, queue text)),
+found AS MATERIALIZED (
+  SELECT id, seq, namespace, queue, job, version, state, losses, hold, available_at, expires_at, cancel_requested_at
+  FROM actorjobs_runs WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE SKIP LOCKED),
 due AS MATERIALIZED (
-  SELECT r.id FROM actorjobs_runs r JOIN d ON d.id = r.id AND d.seq = r.seq
-    AND coalesce(d.queue, r.queue) = r.queue
-  WHERE r.id = ANY (ARRAY(SELECT id FROM d)) AND r.namespace = :ns AND {WAITING_SQL}
-    AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
-    AND cancel_requested_at IS NULL AND (losses < 2 OR takes_suspect) AND job = ANY(:jobs)
-    AND version <= CAST(CAST(:versions AS jsonb) ->> job AS int)
-    AND NOT EXISTS (SELECT 1 FROM actorjobs_queues q WHERE q.namespace = :ns AND q.name = r.queue AND q.is_paused)
-  ORDER BY r.id FOR UPDATE OF r SKIP LOCKED)
+  SELECT r.id FROM found r JOIN d ON d.id = r.id AND d.seq = r.seq AND coalesce(d.queue, r.queue) = r.queue
+    JOIN jsonb_each_text(CAST(:versions AS jsonb)) AS known (job, newest) ON known.job = r.job
+  WHERE r.namespace = :ns AND {WAITING_SQL} AND available_at <= {{now}} AND hold IS NULL
+    AND (expires_at IS NULL OR expires_at > {{now}}) AND cancel_requested_at IS NULL
+    AND (losses < 2 OR takes_suspect) AND version <= CAST(known.newest AS int)
+    AND r.queue <> ALL (ARRAY(SELECT name FROM actorjobs_queues WHERE namespace = :ns AND is_paused)))
 UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
   attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
 WHERE r.id = ANY (ARRAY(SELECT id FROM due))
@@ -163,27 +166,29 @@ FROM due ORDER BY publish_after
 
 _MARK = f"""
 WITH d AS MATERIALIZED (SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, seq int)),
+found AS MATERIALIZED (
+  SELECT id, seq, namespace, state, publish_after FROM actorjobs_runs
+  WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE SKIP LOCKED),
 published AS MATERIALIZED (
-  SELECT r.id FROM actorjobs_runs r JOIN d ON d.id = r.id AND d.seq = r.seq
-  WHERE r.id = ANY (ARRAY(SELECT id FROM d)) AND r.namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL}
-  ORDER BY r.id FOR UPDATE OF r SKIP LOCKED)
+  SELECT r.id FROM found r JOIN d ON d.id = r.id AND d.seq = r.seq
+  WHERE r.namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL})
 UPDATE actorjobs_runs SET published_at = {{now}}, publish_after = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM published))
 """
 
-# The fence is checked where the rows are locked, and from there on only what passed it is looked at. The arrays of ids
-# tell the planner to go by the primary key; by its own estimates it may walk a whole index for each row.
+# The fence is checked on the rows that are locked, and from there on only what passed it is looked at.
 _SETTLE = """
 WITH t AS MATERIALIZED (SELECT {now} AS now),
 d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, attempt int, owner text, outcome text, state text,
     is_over bool, delay float8, failures int, losses int, reason text, result text, error text, actor text,
     started_after float8, span_id text)),
+found AS MATERIALIZED (
+  SELECT id, attempt, claimed_by, state, cancel_requested_at FROM actorjobs_runs
+  WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE),
 locked AS MATERIALIZED (
-  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM actorjobs_runs r
-  JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'
-  WHERE r.id = ANY (ARRAY(SELECT id FROM d))
-  ORDER BY r.id FOR UPDATE OF r),
+  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM found r
+  JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'),
 settled AS (
   UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE l.state END,
     failures = l.failures, losses = l.losses, result = l.result,
@@ -270,8 +275,8 @@ class PostgresStatements:
             {"id": bid.run_id, "seq": bid.seq, "takes_suspect": bid.takes_suspect, "queue": bid.queue} for bid in bids
         ]
         where = {"ns": namespace} | self._time(now)
-        known = {"jobs": list(jobs), "versions": orjson.dumps(dict(jobs)).decode()}
-        values = where | known | {"rows": orjson.dumps(rows).decode(), "owner": owner}
+        versions = orjson.dumps(dict(jobs)).decode()
+        values = where | {"versions": versions, "rows": orjson.dumps(rows).decode(), "owner": owner}
         claims = [claim_of(row, owner) for row in connection.execute(self._claim, values)]
         answers: dict[Generation, Claim | Refusal] = {(claim.run_id, claim.seq): claim for claim in claims}
         refused = [bid for bid in bids if (bid.run_id, bid.seq) not in answers]
