@@ -192,6 +192,33 @@ async def test_a_cancel_reaches_a_running_run_anywhere(
     assert (run.canceled_at - asked_at).total_seconds() < (0.5 if is_heard else 1.0)
 
 
+WISHES = {
+    "pause": (lambda queues: queues.pause("work"), lambda consumer: consumer.prefetch == 0),
+    "resume": (lambda queues: queues.resume("work"), lambda consumer: consumer.prefetch > 0),
+    "scale": (lambda queues: queues.scale("work", 3), lambda consumer: 0 < consumer.prefetch <= 3),
+}
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_wish_reaches_the_consumer_anywhere(
+    setup: Setup, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pause, resume and scale: within 500 ms with the broadcast, within a second without."""
+    if is_heard:
+        monkeypatch.setattr("actorjobs.worker.worker.CONTROL_SECONDS", 30.0)
+    async with setup.runtime() as worker, setup.runtime().client() as client:
+        await (await client.dispatch(work, Work())).result(timeout=15)
+        if not is_heard:
+            monkeypatch.setattr("actorjobs.brokers.rabbitmq.publisher.Publisher.signal", lambda self: None)
+        for _ in range(3):
+            for wish, is_so in WISHES.values():
+                began = time.monotonic()
+                await wish(client.queues)
+                while not is_so(worker.broker._consumers["work"]):  # type: ignore[attr-defined]
+                    await asyncio.sleep(0.005)
+                assert time.monotonic() - began < (0.5 if is_heard else 1.0)
+
+
 async def test_a_queue_that_is_not_as_it_should_be_ends_the_start_if_that_is_wanted(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

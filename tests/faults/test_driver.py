@@ -108,7 +108,6 @@ async def test_canceled_callers_break_no_channel(bench: Bench) -> None:
     assert worker.broker._publishing.connections == connections
 
 
-@pytest.mark.skip(reason="a canceled close leaves the worker's connections, its lease and its thread behind")
 async def test_a_close_that_is_canceled_leaves_nothing_behind(bench: Bench) -> None:
     """F17: at random moments; what it was doing is done by others."""
     dice = random.Random(71)

@@ -13,8 +13,8 @@ from tests.brokers.topologies import forget
 from tests.faults.app import Work
 from tests.faults.bench import Bench, becomes, broker_of, consumer_of, until
 
-AT_ONCE = 1500
-"""A client holds no more than 2,000 hints, and leaves the rest to the relay of a worker."""
+AT_ONCE = 500
+"""More in one dispatch are left to the relay of a worker, and here is none."""
 
 
 @pytest.fixture

@@ -102,6 +102,21 @@ async def test_a_dead_workers_runs_are_rescued(bench: Bench) -> None:
 
 
 @pytest.mark.faults
+async def test_a_worker_that_dies_again_and_again_harms_no_neighbors(bench: Bench) -> None:
+    """F12: what it had fetched is given back by the broker more often than the delivery limit allows."""
+    limit = 20
+    runs = await bench.dispatch_many(40)
+    for _ in range(limit + 3):  # a service manager starts it again each time
+        process = await bench.process(FAULTS_DIE="claim:before:1", FAULTS_AT_ONCE="50")
+        assert await asyncio.wait_for(process.wait(), 30) == -signal.SIGKILL
+        print(await bench.ready())
+    assert not bench.effects()
+    await bench.worker(at_once=50)
+    await bench.judge(90, most_attempts=1)
+    assert {(await bench.client.runs.get(run_id)).state for run_id in runs} == {aj.RunState.COMPLETED}
+
+
+@pytest.mark.faults
 async def test_a_stopped_worker_is_a_zombie_when_it_comes_back(bench: Bench) -> None:
     """F3."""
     first = await bench.process()

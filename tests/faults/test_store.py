@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import text
 
 from tests.faults.app import Work
 from tests.faults.bench import Bench, canceled, consumer_of, until
@@ -53,6 +56,52 @@ async def test_a_database_that_is_away_for_long_interrupts_and_loses_nothing(ben
     await bench.judge(120)
     runs = [await bench.client.runs.get(run_id) for run_id in long]
     assert {run.failures for run in runs} == {0}
+
+
+@pytest.mark.parametrize("code", ["40P01", "40001"], ids=["deadlock", "serialization failure"])
+async def test_what_the_database_takes_back_is_written_again(bench: Bench, code: str) -> None:
+    """F14: each third statement that writes runs ends in what PostgreSQL says to a victim."""
+    await bench.worker(at_once=20)
+    await bench.dispatch_many(20)
+    await bench.all_over()
+    async with victims(bench, code) as number:
+        for _ in range(30):
+            await bench.dispatch_many(3, Work(seconds=0.01))
+            await bench.dispatch(Work(failures=1))
+        await bench.judge(most_attempts=2)
+        assert await number() > 20
+
+
+@asynccontextmanager
+async def victims(bench: Bench, code: str) -> AsyncGenerator[Callable[[], Awaitable[int]]]:
+    """Have PostgreSQL itself refuse what is written, each third time; how often, is the answer to a call."""
+    engine = bench.client.store.engine
+
+    async def run(*statements: str) -> None:
+        async with engine.begin() as connection:
+            for statement in statements:
+                await connection.execute(text(statement))
+
+    async def number() -> int:
+        async with engine.connect() as connection:
+            return int((await connection.execute(text("SELECT last_value FROM faults_victims"))).scalar_one()) // 3
+
+    await run(
+        "CREATE SEQUENCE faults_victims",  # which no rollback takes back
+        f"""CREATE FUNCTION faults_victim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+              IF nextval('faults_victims') % 3 = 0 THEN RAISE EXCEPTION 'a victim' USING ERRCODE = '{code}'; END IF;
+              RETURN NULL;
+            END $$""",
+        "CREATE TRIGGER faults_victim AFTER INSERT OR UPDATE ON actorjobs_runs EXECUTE FUNCTION faults_victim()",
+    )
+    try:
+        yield number
+    finally:
+        await run(
+            "DROP TRIGGER faults_victim ON actorjobs_runs",
+            "DROP FUNCTION faults_victim",
+            "DROP SEQUENCE faults_victims",
+        )
 
 
 async def test_drains_and_dead_letters_wait_for_the_database(bench: Bench, store_proxy: Proxy) -> None:

@@ -350,6 +350,7 @@ class Cluster(Private):
             Node(folder / name, name=name, host=self._host, password=password)
             for name in ("rabbit1", "rabbit2", "rabbit3")
         ]
+        self._isolated: set[Node] = set()
 
     @property
     def urls(self) -> list[str]:
@@ -372,12 +373,13 @@ class Cluster(Private):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def restore(self) -> None:
-        """Resume and start what is paused or dead; returns when all are joined again."""
+        """Resume, start and join what is paused, dead or cut off; returns when all are one cluster again."""
         for node in self.nodes:
             node.resume()
         async with asyncio.TaskGroup() as group:  # all at once: one may wait for the others
             for node in self.nodes:
                 group.create_task(node.start())
+        await self.join()
         deadline = time.monotonic() + BOOT_SECONDS
         while not await self._is_whole():
             if time.monotonic() > deadline:
@@ -386,7 +388,8 @@ class Cluster(Private):
 
     async def leader_of(self, queue: str, *, vhost: str = "/") -> Node:
         """The node that leads the queue (a classic queue: that has it), by what a node that answers knows."""
-        witness = next(node for node in self.nodes if node.is_running and not node.is_paused)
+        trusted = [node for node in self.nodes if node not in self._isolated]
+        witness = next(node for node in trusted if node.is_running and not node.is_paused)
         answer = await witness.eval(
             f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)), '
             # What the queue's own members know comes first: the record waits for nodes that are silent.
@@ -402,6 +405,26 @@ class Cluster(Private):
             return all([await node.eval(question) == whole for node in self.nodes])
         except NodeError:  # one has paused itself, or comes up again
             return False
+
+    async def isolate(self, node: Node) -> None:
+        """Cut it off from the other nodes alone: its clients still reach it, and it goes on by itself."""
+        self._isolated.add(node)
+        # Nodes talk to those that know their cookie, so a wrong one keeps them apart, whoever calls whom.
+        await node.eval(
+            "[begin erlang:set_cookie(N, wrong), erlang:disconnect_node(N) end || "
+            f"N <- [{self._names()}], N =/= node()]."
+        )
+
+    async def join(self) -> None:
+        """End what `isolate` began."""
+        while self._isolated:
+            await self._isolated.pop().eval(
+                "[begin erlang:set_cookie(N, erlang:get_cookie()), net_kernel:connect_node(N) end || "
+                f"N <- [{self._names()}], N =/= node()]."
+            )
+
+    def _names(self) -> str:
+        return ", ".join(f"'{node.name}'" for node in self.nodes)
 
     @contextmanager
     def without(self, node: Node) -> Iterator[None]:

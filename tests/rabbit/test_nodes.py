@@ -326,6 +326,25 @@ async def test_another_node_leads_when_the_leader_is_gone(cluster: Cluster, harm
     await becomes(is_taken, within=60)
 
 
+async def test_a_node_that_is_isolated_goes_on_by_itself(cluster: Cluster) -> None:
+    queue = await with_quorum_queue(cluster)
+    lonely = await cluster.leader_of(queue)
+    await cluster.isolate(lonely)
+    assert await lonely.eval("nodes().") == "[]"
+    async with channel_to(lonely.url) as channel:
+        with pytest.raises(TimeoutError):  # it takes clients, and has no majority
+            await asyncio.wait_for(put(channel, queue), 3)
+
+    async def is_led_by_another() -> bool:
+        return await cluster.leader_of(queue) is not lonely
+
+    await becomes(is_led_by_another, within=60)
+    async with channel_to((await cluster.leader_of(queue)).url) as channel:
+        await asyncio.wait_for(put(channel, queue), 10)
+    await cluster.restore()
+    assert await messages_in(lonely, queue) >= 2
+
+
 async def test_without_a_node_for_a_while(cluster: Cluster) -> None:
     with cluster.without(cluster.nodes[2]):
         assert cluster.nodes[2].is_paused
