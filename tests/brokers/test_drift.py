@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
 from uuid import uuid4
 
@@ -16,8 +16,9 @@ from actorjobs.brokers.rabbitmq.link import guarded
 from actorjobs.errors import TopologyMismatch
 from actorjobs.model import RunState
 from actorjobs.ports import Hint
-from actorjobs.runtime import Finding, Runtime
+from actorjobs.runtime import Finding, Queues, Runtime
 from actorjobs.testing.broker_suite import Seen, Work, newer, work
+from actorjobs.worker.pool import PoolStatistics
 from tests.brokers.topologies import forget
 
 
@@ -192,17 +193,16 @@ async def test_a_cancel_reaches_a_running_run_anywhere(
     assert (run.canceled_at - asked_at).total_seconds() < (0.5 if is_heard else 1.0)
 
 
-WISHES = {
-    "pause": (lambda queues: queues.pause("work"), lambda consumer: consumer.prefetch == 0),
-    "resume": (lambda queues: queues.resume("work"), lambda consumer: consumer.prefetch > 0),
-    "scale": (lambda queues: queues.scale("work", 3), lambda consumer: 0 < consumer.prefetch <= 3),
-}
+WISHES: list[tuple[Callable[[Queues], Awaitable[object]], Callable[[PoolStatistics], bool]]] = [
+    (lambda queues: queues.pause("work"), lambda pool: pool.is_paused),
+    (lambda queues: queues.resume("work"), lambda pool: not pool.is_paused),
+    (lambda queues: queues.scale("work", 3), lambda pool: pool.concurrency == 3),
+    (lambda queues: queues.scale("work", 10), lambda pool: pool.concurrency == 10),
+]
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
-async def test_a_wish_reaches_the_consumer_anywhere(
-    setup: Setup, is_heard: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wish_reaches_a_pool_anywhere(setup: Setup, is_heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause, resume and scale: within 500 ms with the broadcast, within a second without."""
     if is_heard:
         monkeypatch.setattr("actorjobs.worker.worker.CONTROL_SECONDS", 30.0)
@@ -210,11 +210,15 @@ async def test_a_wish_reaches_the_consumer_anywhere(
         await (await client.dispatch(work, Work())).result(timeout=15)
         if not is_heard:
             monkeypatch.setattr("actorjobs.brokers.rabbitmq.publisher.Publisher.signal", lambda self: None)
+        opened = worker._opened
+        assert opened is not None
+        assert opened.worker is not None
+        [pool] = opened.worker.pools
         for _ in range(3):
-            for wish, is_so in WISHES.values():
+            for wish, is_so in WISHES:
                 began = time.monotonic()
                 await wish(client.queues)
-                while not is_so(worker.broker._consumers["work"]):  # type: ignore[attr-defined]
+                while not is_so(pool.statistics()):
                     await asyncio.sleep(0.005)
                 assert time.monotonic() - began < (0.5 if is_heard else 1.0)
 
