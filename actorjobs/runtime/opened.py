@@ -293,7 +293,7 @@ class Opened:
         now = self._clock.now()
         hints = [_hint(*one, now) for one in zip(envelopes, accepted, strict=True)]
         self.broker.publish([replace(hint, seq=None) for hint in hints] if is_bulk else hints)
-        if not self._clock.is_virtual:
+        if self.settings.broker_url == EMBEDDED and not self._clock.is_virtual:
             self.store.announce()
 
     def _cancel_here(self, run_id: str) -> None:

@@ -40,8 +40,10 @@ class Accepting(StoreCore):
     async def insert(
         self, envelopes: Sequence[Envelope], *, publish_in: float = PUBLISH_GRACE_SECONDS
     ) -> Sequence[Accepted | Exception]:
+        may_wait = any(one.idempotency_key is not None or one.unique is not None for one in envelopes)
+        write = self._database.write if may_wait else self._database.write_at_once
         try:
-            return await self._database.write(lambda c: self._insert(c, envelopes, publish_in=publish_in))
+            return await write(lambda c: self._insert(c, envelopes, publish_in=publish_in))
         except LockHeld:
             return [await self._insert_alone(envelope, publish_in) for envelope in envelopes]
 

@@ -21,7 +21,8 @@ class Delivering(StoreCore):
     """Verbs of workers on the runs they perform."""
 
     async def take(self, demands: Sequence[Demand], owner: str) -> Sequence[Taken]:
-        return await self._database.write(
+        write = self._database.write_at_once if len(demands) == 1 else self._database.write
+        return await write(
             lambda connection: [self._hot.take(connection, self._namespace, demand, owner) for demand in demands]
         )
 
@@ -31,7 +32,7 @@ class Delivering(StoreCore):
         def work(connection: Connection) -> Answers:
             return self._hot.claim(connection, self._namespace, wanted, jobs, owner)
 
-        return answered(bids, await self._database.write(work) if wanted else {})
+        return answered(bids, await self._database.write_at_once(work) if wanted else {})
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | None]:
         # Of two ends of one attempt in a group the first one counts.
@@ -46,7 +47,7 @@ class Delivering(StoreCore):
             recorded = self._recorded(connection, refused)
             return [recorded.get(_end_of(s), state) for s, state in zip(settlements, answers, strict=True)]
 
-        return await self._database.write(work)
+        return await self._database.write_at_once(work)
 
     def _recorded(self, connection: Connection, refused: Sequence[Settlement]) -> dict[_End, RunState]:
         """Of settlements that the fence refuses, those that an earlier commit of unknown end had recorded already."""

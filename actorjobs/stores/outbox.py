@@ -45,12 +45,12 @@ class Outbox(StoreCore):
         return str(known) if known is not None else await self._database.write(made)
 
     async def stage(self, limit: int) -> Sequence[Hint]:
-        return await self._database.write(lambda connection: self._hot.stage(connection, self._namespace, limit))
+        return await self._database.write_at_once(lambda c: self._hot.stage(c, self._namespace, limit))
 
     async def mark_published(self, hints: Sequence[Hint]) -> None:
         published = generations(hints)
         if published:
-            await self._database.write(lambda connection: self._hot.mark(connection, self._namespace, published))
+            await self._database.write_at_once(lambda c: self._hot.mark(c, self._namespace, published))
 
     # publishing put off, or hurried
 

@@ -10,9 +10,9 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -21,6 +21,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from actorjobs.errors import InvalidOption
 from actorjobs.stores.database import LockHeld, in_background, unavailable
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
+
+T = TypeVar("T")
 
 CHANNEL = "actorjobs"
 STATEMENT_TIMEOUT_SECONDS = 30.0
@@ -46,6 +48,7 @@ class PostgresDatabase(PooledDatabase):
             connect_args=arguments,
         )
         super().__init__(url, engine)
+        self._committing = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._announcing: asyncio.Task[None] | None = None
 
     def _is_to_be_tried_again(self, error: DBAPIError) -> bool:
@@ -59,6 +62,10 @@ class PostgresDatabase(PooledDatabase):
         if lost or state in _TRY_AGAIN or state.startswith(_NO_ANSWER):
             return unavailable(error, self.url)
         return error
+
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        """One round trip instead of three: no BEGIN before the statement, no COMMIT after it."""
+        return await self._written(work, self._committing.connect)
 
     def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         return in_background(self._listen(notice))

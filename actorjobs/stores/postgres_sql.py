@@ -121,8 +121,8 @@ FROM generate_series(0, 9) AS band (priority) CROSS JOIN LATERAL (
 WHERE NOT {_IS_PAUSED}
 """
 
-# Here and below rows are found and locked by their ids alone: told more, the planner walks another index, for each group
-# anew, as long as it has no statistics of the table.
+# Here and below rows are found and locked by their ids alone: told more, the planner walks another index, for each
+# group anew, as long as it has no statistics of the table.
 _CLAIM = f"""
 WITH d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d

@@ -61,6 +61,9 @@ class SqliteDatabase:
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._in_thread(self._writer, lambda: self._transact(self._writer_engine, work))
 
+    async def write_at_once(self, work: Callable[[Connection], T]) -> T:
+        return await self.write(work)
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._in_thread(self._readers, lambda: self._transact(self._reader_engine, work))
 
