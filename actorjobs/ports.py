@@ -610,18 +610,30 @@ class Delivery(Protocol):
     @property
     def claim(self) -> Claim: ...
 
-    def ack(self) -> None: ...
+    def ended(self) -> None:
+        """Its handler has ended, and its place is free; the outcome is on its way to the store."""
+        ...
+
+    def ack(self) -> None:
+        """Its outcome is on record, or nobody's affair any more."""
+        ...
 
 
 class Consumer(Protocol):
     """One queue's stream of deliveries for one pool."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether runs are claimed, or just being claimed, that `receive` has not returned yet: it is to be called for
+        them, if with a limit of 0."""
+        ...
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Wait for at least one delivery and return at most `limit`. Empty only after `stop` or `recall`."""
         ...
 
     def recall(self) -> None:
-        """A `receive` that waits returns soon: the pool has another number of places by now, or wants nothing."""
+        """A `receive` that waits returns at once: the pool has another number of places by now, or wants nothing."""
         ...
 
     def stop(self) -> None:

@@ -41,6 +41,8 @@ class EmbeddedDelivery:
     def hint(self) -> Hint:
         return self.claim.hint
 
+    def ended(self) -> None: ...
+
     def ack(self) -> None:
         if self._on_done is not None:
             self._on_done(self.claim.run_id)
@@ -174,6 +176,10 @@ class EmbeddedConsumer:
     @property
     def is_idle(self) -> bool:
         return not self._is_looking and not (self._is_resting and self._woken.is_set())
+
+    @property
+    def owes(self) -> bool:
+        return False
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         self._is_recalled = False

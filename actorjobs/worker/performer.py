@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -23,7 +23,7 @@ from anyio import CapacityLimiter
 from actorjobs import codec
 from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
-from actorjobs.errors import PayloadInvalid, StoreUnavailable, UnknownJob
+from actorjobs.errors import PayloadInvalid, UnknownJob
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.jobs.hooks import Middleware
 from actorjobs.lifecycle import Ending, Standing, decide
@@ -62,7 +62,7 @@ class Performer:
         definition_of: Callable[[str], Definition],
         dispatcher: Dispatcher,
         store: Store,
-        settle: Callable[[Settlement], Awaitable[RunState | None]],
+        settle: Callable[[Settlement], asyncio.Future[RunState | None]],
         clock: Clock,
         random: Random,
         app: Callable[[], Any],
@@ -87,16 +87,25 @@ class Performer:
         self._threads = CapacityLimiter(math.inf)
         self.performing: dict[str, Performance] = {}
 
-    async def perform(self, claim: Claim, seat: Seat) -> None:
-        """Execute one claimed run and settle it."""
+    async def perform(self, claim: Claim, seat: Seat) -> asyncio.Future[RunState | None]:
+        """Execute one claimed run. What it came to is on record once the future is done."""
         try:
-            await self._settle(await self._attempt_safely(claim, seat))
-        except StoreUnavailable:
+            settled = self._settle(await self._attempt_safely(claim, seat))
+        except BaseException:
+            self._forget(claim)
+            raise
+        settled.add_done_callback(partial(self._settled, claim))
+        return settled
+
+    def _settled(self, claim: Claim, settled: asyncio.Future[RunState | None]) -> None:
+        self._forget(claim)
+        if not settled.cancelled() and settled.exception() is not None:
             logger.warning("run %s has ended, but the store cannot be told: it will be rescued", claim.run_id)
-        finally:
-            at_work = self.performing.get(claim.run_id)
-            if at_work is not None and at_work.claim is claim:
-                del self.performing[claim.run_id]
+
+    def _forget(self, claim: Claim) -> None:
+        at_work = self.performing.get(claim.run_id)
+        if at_work is not None and at_work.claim is claim:
+            del self.performing[claim.run_id]
 
     def cancel(self, run_id: str, reason: CancelReason) -> None:
         """Ask the handler of this run to end, if it is performed here."""

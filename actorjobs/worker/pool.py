@@ -28,6 +28,7 @@ from actorjobs.actors import (
 from actorjobs.clock import Clock
 from actorjobs.codec import clip
 from actorjobs.jobs import Actor as OwnActor
+from actorjobs.model import RunState
 from actorjobs.ports import Broker, Claim, Consumer, Delivery
 from actorjobs.worker.performance import Seat
 
@@ -41,9 +42,9 @@ START_SECONDS = 30.0
 
 
 class Perform(Protocol):
-    """Executes one claimed run to its settled end."""
+    """Executes one claimed run to its end; the future is done once that is on record."""
 
-    async def __call__(self, claim: Claim, seat: Seat) -> None: ...
+    async def __call__(self, claim: Claim, seat: Seat) -> asyncio.Future[RunState | None]: ...
 
 
 MakeOwn = Callable[[], OwnActor]
@@ -118,10 +119,14 @@ class Performing(Actor[Delivery]):
     async def receive(self, message: Delivery) -> None:
         seat = Seat(self.name, self._own)
         try:
-            await self._perform(message.claim, seat)
-        finally:
-            message.ack()
-            self._pool.done()
+            settled = await self._perform(message.claim, seat)
+        except BaseException:
+            self._pool.ended(message)
+            self._pool.settled(message)
+            raise
+        # The actor is free for the next run while this one's outcome is being committed.
+        self._pool.ended(message)
+        settled.add_done_callback(lambda _settled: self._pool.settled(message))
         if seat.is_to_renew:
             raise RestartActor(f"{self.name} is renewed: a handler asked for it")
 
@@ -153,10 +158,10 @@ class Intake(TaskService):
         assert consumer is not None
         while not life.ask:
             free = self._pool.free
-            if free <= 0:
+            if free <= 0 and not consumer.owes:
                 await self._pool.wait_for_change()
                 continue
-            deliveries = await consumer.receive(free)
+            deliveries = await consumer.receive(max(free, 0))
             if self._is_closed and not deliveries:
                 return
             for delivery in deliveries:
@@ -191,6 +196,7 @@ class Pool:
         self._make = make
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._in_hand = 0
+        self._settling = 0
         self._performed = 0
         self._is_paused = False
         self._ready = 0
@@ -221,8 +227,11 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """How many more runs the pool could perform now."""
-        return 0 if self._is_paused else min(self._target, self._ready) - self._in_hand
+        """How many more runs the pool could perform now. As many may wait for their outcome to be recorded as may be at
+        work; beyond that, the store is to catch up first."""
+        if self._is_paused:
+            return 0
+        return min(self._target, self._ready) - self.busy - max(self._settling - self._target, 0)
 
     @property
     def hold(self) -> str | None:
@@ -245,7 +254,8 @@ class Pool:
 
     @property
     def busy(self) -> int:
-        return self._in_hand
+        """How many runs are at work, or about to be."""
+        return self._in_hand - self._settling
 
     @property
     def concurrency(self) -> int:
@@ -258,14 +268,14 @@ class Pool:
             starts=self._actors.statistics().starts,
             queue=self.queue,
             concurrency=self._target,
-            busy=self._in_hand,
+            busy=self.busy,
             performed=self._performed,
             is_paused=self._is_paused,
             hold=self.hold,
         )
 
     def __repr__(self) -> str:
-        return f"Pool({self.queue!r}, {self._in_hand}/{self._target}{', paused' if self._is_paused else ''})"
+        return f"Pool({self.queue!r}, {self.busy}/{self._target}{', paused' if self._is_paused else ''})"
 
     async def start(self) -> None:
         await self._actors.start()
@@ -297,9 +307,18 @@ class Pool:
 
     # what its actors tell
 
-    def done(self) -> None:
+    def ended(self, delivery: Delivery) -> None:
+        """The handler has ended."""
+        self._settling += 1
+        delivery.ended()
+        self.changed()
+
+    def settled(self, delivery: Delivery) -> None:
+        """What it came to is on record, or will never be."""
+        self._settling -= 1
         self._in_hand -= 1
         self._performed += 1
+        delivery.ack()
         self.changed()
 
     def ready(self, count: int) -> None:

@@ -118,20 +118,9 @@ class Recorder:
         asked = [self._claims.put((bid, jobs, owner)) for bid in bids]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    async def settle(self, settlement: Settlement) -> RunState | None:
+    def settle(self, settlement: Settlement) -> asyncio.Future[RunState | None]:
         """Record the end of an attempt; None when somebody else owns the run by now."""
-        try:
-            state = await self._settles.put(settlement)
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            # The database refuses the content itself: keep the outcome, drop the content.
-            state = await self._settles.put(_without_content(settlement, error))
-        if state is None:
-            self.stale += 1
-        if self._on_settled is not None:
-            self._on_settled(settlement, state)
-        return state
+        return self._settles.put(settlement)
 
     async def _insert(self, envelopes: Sequence[Envelope]) -> Sequence[Accepted | Exception]:
         try:
@@ -177,13 +166,29 @@ class Recorder:
         return {claim.fence for claim in await self._store.running(owner)}
 
     async def _settle(self, settlements: Sequence[Settlement]) -> Sequence[RunState | Exception | None]:
+        settled, states = await self._recorded(settlements)
+        for settlement, state in zip(settled, states, strict=True):
+            self.stale += state is None
+            if self._on_settled is not None:
+                self._on_settled(settlement, state)
+        return states
+
+    async def _recorded(
+        self, settlements: Sequence[Settlement]
+    ) -> tuple[Sequence[Settlement], Sequence[RunState | None]]:
+        """What was recorded, and the states of the runs; tried again for as long as the store does not answer."""
         tries = 0
         while True:
             try:
-                return await self._store.settle(settlements)
+                return settlements, await self._store.settle(settlements)
             except StoreUnavailable:
                 if self._gives_up:
                     raise
+            except Exception as error:
+                if len(settlements) > 1:
+                    raise  # one of them is the reason: each half is tried alone
+                # The database refuses the content itself: keep the outcome, drop the content.
+                settlements = [_without_content(settlements[0], error)]
             await self._clock.sleep(SETTLE_RETRY_SECONDS[min(tries, len(SETTLE_RETRY_SECONDS) - 1)])
             tries += 1
 

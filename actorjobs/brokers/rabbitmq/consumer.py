@@ -72,22 +72,27 @@ class Sink(Protocol):
 class RabbitDelivery:
     """A run that was claimed for a hint."""
 
-    __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached")
+    __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached", "is_over")
 
     def __init__(self, claim: Claim, held: Held, consumer: RabbitConsumer, claimed_at: float) -> None:
         self.claim = claim
         self.held = held
         self.claimed_at = claimed_at
         self.is_detached = False
+        self.is_over = False
         self._consumer = consumer
 
     @property
     def hint(self) -> Hint:
         return self.held.hint
 
+    def ended(self) -> None:
+        self._consumer.ended(self)
+
     def ack(self) -> None:
+        self.is_over = True
         self.held.ack()
-        self._consumer.done(self)
+        self._consumer.settled(self)
 
 
 class RabbitConsumer:
@@ -121,6 +126,10 @@ class RabbitConsumer:
         self._ack_within = ack_within
         self._ready: deque[Held] = deque()
         self._parked: set[Held] = set()
+        self._free = 0
+        self._bidding = 0
+        self._bids = set[asyncio.Task[None]]()
+        self._claimed: list[RabbitDelivery] = []
         self._in_hand: set[RabbitDelivery] = set()
         self._attached: deque[RabbitDelivery] = deque()
         self._detached = 0
@@ -153,7 +162,7 @@ class RabbitConsumer:
 
     @property
     def is_idle(self) -> bool:
-        return not self._ready
+        return not self._ready and not self.owes
 
     def statistics(self) -> dict[str, Any]:
         """Figures of this queue: what was refused since the start, and what is here now."""
@@ -177,26 +186,29 @@ class RabbitConsumer:
 
     # what the pool asks for
 
+    @property
+    def owes(self) -> bool:
+        return bool(self._bids or self._claimed)
+
     async def receive(self, limit: int) -> Sequence[Delivery]:
-        capacity = limit + len(self._in_hand)
+        capacity = limit + len(self._in_hand) - len(self._claimed)
         if not self.prefetch or capacity != self._capacity:
             self._changed.set()
-        self._capacity, self._is_asking, self._is_recalled = capacity, True, False
+        self._capacity, self._free, self._is_asking, self._is_recalled = capacity, limit, limit > 0, False
         try:
-            while not self._is_stopped and not self._is_recalled:
-                owner = self._owner()
-                held = self._next(limit) if owner is not None else []
-                if owner is None or not held:
-                    await self._rest(NO_LEASE_SECONDS if owner is None else None)
-                    continue
-                deliveries = await self._bid(held, owner)
-                if deliveries:
-                    return deliveries
-            return []
+            while not self._claimed and not self._is_recalled and not (self._is_stopped and not self._bids):
+                self._arrived.clear()
+                owner = None if self._is_stopped else self._owner()
+                if owner is not None:
+                    self._bid(self._free - self._bidding, owner)
+                await self._arrival(None if owner is not None or self._is_stopped else NO_LEASE_SECONDS)
+            claimed, self._claimed = self._claimed, []
+            return claimed
         finally:
+            if limit > 0:
+                # Who is called away is back at once, or wants nothing for a while.
+                self._asked_at = -UNWANTED_SECONDS if self._is_recalled else self._clock.monotonic()
             self._is_asking = False
-            # Who is called away is back at once, or wants nothing for a while.
-            self._asked_at = -UNWANTED_SECONDS if self._is_recalled else self._clock.monotonic()
 
     def _next(self, limit: int) -> list[Held]:
         """Hints to bid for; but for one suspect at a time."""
@@ -207,22 +219,33 @@ class RabbitConsumer:
                 chosen.append(held)
         return chosen
 
-    async def _rest(self, seconds: float | None) -> None:
-        self._arrived.clear()
+    async def _arrival(self, seconds: float | None) -> None:
         if seconds is None:
             await self._arrived.wait()
         else:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), seconds)
 
-    async def _bid(self, held: list[Held], owner: str) -> list[Delivery]:
-        bids = [self._bid_for(one) for one in held]
-        answers = await self._claim(bids, self.jobs, owner)
+    def _bid(self, limit: int, owner: str) -> None:
+        """Begin to claim what lies ready; others may follow before this is answered."""
+        held = self._next(limit)
+        if held:
+            self._bidding += len(held)
+            task = asyncio.get_running_loop().create_task(self._claim_all(held, owner))
+            self._bids.add(task)
+            task.add_done_callback(self._bids.discard)
+
+    async def _claim_all(self, held: list[Held], owner: str) -> None:
+        try:
+            bids = [self._bid_for(one) for one in held]
+            answers = await self._claim(bids, self.jobs, owner)
+        finally:
+            self._bidding -= len(held)
+            self._arrived.set()
         now = self._clock.monotonic()
-        deliveries: list[Delivery] = []
         for one, answer in zip(held, answers, strict=True):
             if isinstance(answer, Claim):
-                deliveries.append(self._take(answer, one, now))
+                self._claimed.append(self._take(answer, one, now))
                 continue
             self._no_suspect(one)
             if isinstance(answer, Refusal):
@@ -231,7 +254,6 @@ class RabbitConsumer:
             if not isinstance(answer, StoreUnavailable):
                 logger.error("run %s cannot be claimed, it is tried again: %r", one.hint.run_id, answer)
             self._park(one, STORE_DOWN_SECONDS)
-        return deliveries
 
     def _bid_for(self, held: Held) -> Bid:
         assert held.hint.seq is not None
@@ -294,21 +316,27 @@ class RabbitConsumer:
                 self._ready.append(held)
                 self._arrived.set()
 
-    def done(self, delivery: RabbitDelivery) -> None:
-        """The delivery's run is settled."""
+    def ended(self, delivery: RabbitDelivery) -> None:
+        """The delivery's place is free."""
         if delivery not in self._in_hand:
             return
         self._in_hand.discard(delivery)
-        self._no_suspect(delivery.held)
+        self._free += 1
+        if self._ready:
+            self._arrived.set()
         self._pace += 0.1 * (self._clock.monotonic() - delivery.claimed_at - self._pace)
         if delivery.is_detached:
             self._detached -= 1
             self._changed.set()
 
+    def settled(self, delivery: RabbitDelivery) -> None:
+        """The delivery's run is settled."""
+        self.ended(delivery)
+        self._no_suspect(delivery.held)
+
     def recall(self) -> None:
         self._is_recalled = True
         self._arrived.set()
-        self._changed.set()
 
     def stop(self) -> None:
         self._is_stopped = True
@@ -428,13 +456,11 @@ class RabbitConsumer:
 
     def _look_after(self, now: float) -> None:
         """Acknowledge what has been running for long; give back what nobody has room for."""
-        while self._attached and (
-            self._attached[0] not in self._in_hand or now - self._attached[0].claimed_at >= self._ack_within
-        ):
+        while self._attached and (self._attached[0].is_over or now - self._attached[0].claimed_at >= self._ack_within):
             delivery = self._attached.popleft()
             if delivery in self._in_hand:
                 self._detach(delivery)
-                delivery.held.ack()
+            delivery.held.ack()
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
         is_wanted = self._is_asking and self._may_claim
         if not is_wanted and self._ready and now - self._ready[0].since >= patience:
