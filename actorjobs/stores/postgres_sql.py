@@ -21,7 +21,6 @@ from actorjobs.ports import (
     Bid,
     Claim,
     Demand,
-    Fence,
     Hint,
     Refusal,
     Settlement,
@@ -201,13 +200,12 @@ settled AS (
     unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
   WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
-  RETURNING u.id, u.state, u.attempted_at),
+  RETURNING u.id, u.state, u.attempted_at, t.now, l.attempt, l.owner, l.outcome, l.actor, l.error, l.span_id),
 ended AS (
   INSERT INTO actorjobs_attempts
     (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
-  SELECT s.id, l.attempt, l.outcome, s.state, s.attempted_at, t.now, l.owner, l.actor, l.error, l.span_id
-  FROM settled s JOIN locked l ON l.id = s.id, t)
-SELECT s.id, l.attempt, l.owner, s.state FROM settled s JOIN locked l ON l.id = s.id
+  SELECT id, attempt, outcome, state, attempted_at, now, owner, actor, error, span_id FROM settled)
+SELECT id, attempt, owner, state FROM settled
 """.replace("ENDED_DIGEST", ENDED_DIGEST.replace("unique_digest", "u.unique_digest"))
 
 
@@ -300,11 +298,9 @@ class PostgresStatements:
         rows = [_settle_row(settlement) for settlement in settlements]
         values = {"rows": orjson.dumps(rows).decode()} | self._time(now)
         settled = connection.execute(self._settle, values)
-        states = {
-            Fence(run_id=row["id"], attempt=row["attempt"], owner=row["owner"]): RunState(row["state"])
-            for row in settled.mappings()
-        }
-        return [states.get(settlement.fence) for settlement in settlements]
+        states = {(run_id, attempt, owner): RunState(state) for run_id, attempt, owner, state in settled}
+        fences = [settlement.fence for settlement in settlements]
+        return [states.get((fence.run_id, fence.attempt, fence.owner)) for fence in fences]
 
 
 def _insert_row(envelope: Envelope, values: tuple[Any, ...]) -> tuple[Any, ...]:

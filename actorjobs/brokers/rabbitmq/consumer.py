@@ -188,7 +188,7 @@ class RabbitConsumer:
 
     @property
     def owes(self) -> bool:
-        return bool(self._bids or self._claimed)
+        return bool(self._bidding or self._claimed)
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         capacity = limit + len(self._in_hand) - len(self._claimed)
@@ -196,7 +196,7 @@ class RabbitConsumer:
             self._changed.set()
         self._capacity, self._free, self._is_asking, self._is_recalled = capacity, limit, limit > 0, False
         try:
-            while not self._claimed and not self._is_recalled and not (self._is_stopped and not self._bids):
+            while not self._claimed and not self._is_recalled and (self._bidding or (limit and not self._is_stopped)):
                 self._arrived.clear()
                 owner = None if self._is_stopped else self._owner()
                 if owner is not None:
