@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.plan import FOLDER
 
 _STAMP = "installed.txt"
+_FAILURE = "failed.txt"
 _VERSIONS = ("3.14", "3.13", "3.12", "3.11")
 
 
@@ -61,9 +62,26 @@ def install(name: str) -> None:
         return
     environment, folder = ENVIRONMENTS[name], FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
-    _checked([str(find_python(environment.oldest_python)), "-m", "venv", str(folder)])
-    _checked([str(interpreter_of(name)), "-m", "pip", "install", "-qq", *environment.requirements])
+    try:
+        _fill(environment, name)
+    except NotInstallable as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _FAILURE).write_text(str(error), encoding="utf-8")
+        raise
     (folder / _STAMP).write_text(environment.stamp, encoding="utf-8")
+
+
+def why_missing(name: str) -> str:
+    """Of an environment that is not installed: what went wrong when it was tried, or how to try it."""
+    failure = FOLDER / name / _FAILURE
+    if failure.is_file():
+        return f"its installation failed: {failure.read_text(encoding='utf-8')}"
+    return "it is not installed: python -m benchmarks.peers --install"
+
+
+def _fill(environment: Environment, name: str) -> None:
+    _checked([str(find_python(environment.oldest_python)), "-m", "venv", "--clear", str(FOLDER / name)])
+    _checked([str(interpreter_of(name)), "-m", "pip", "install", "-qq", *environment.requirements])
 
 
 def versions(name: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ async def create_database(kind: str) -> str | None:
     if server is None:
         return None
     name = f"aj_bench_{uuid.uuid4().hex[:8]}"
-    await _execute(_engine_url(server, kind), f"CREATE DATABASE {name}")
+    await _execute(engine_url(server, kind), f"CREATE DATABASE {name}")
     return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
@@ -56,7 +56,7 @@ async def drop_database(url: str) -> None:
     if server is None:
         raise RuntimeError(f"{VARIABLES[kind]} is not set any more")
     force = " WITH (FORCE)" if kind == POSTGRESQL else ""
-    await _execute(_engine_url(server, kind), f"DROP DATABASE IF EXISTS {make_url(url).database}{force}")
+    await _execute(engine_url(server, kind), f"DROP DATABASE IF EXISTS {make_url(url).database}{force}")
 
 
 async def server_store(kind: str) -> str | None:
@@ -94,7 +94,8 @@ async def delete_namespace(broker: str, namespace: str, queues: Sequence[str]) -
     )
 
 
-def _engine_url(server: str, kind: str) -> URL:
+def engine_url(server: str, kind: str) -> URL:
+    """The same address as SQLAlchemy wants it."""
     return make_url(server).set(drivername=_DRIVERS[kind])
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs.clock import SystemClock
+from actorjobs.runtime.brokering import open_topology
 from actorjobs.stores import open_store
 from benchmarks import bodies
 from benchmarks.plan import Message, Plan
@@ -77,8 +78,8 @@ async def prepare() -> None:
     store = await open_store(plan.database, namespace=plan.name, clock=SystemClock())
     await store.migrate()
     await store.close()
-    async with runtime.client():
-        pass  # what the runtime makes by itself when it is opened for the first time
+    if plan.broker is not None:
+        await open_topology(runtime.settings, sorted(runtime.declared_queues)).apply()
 
 
 class _Sender:
