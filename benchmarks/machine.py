@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_BROKER = "beam.smp"
-_DATABASES = ("postgres", "mariadbd", "mysqld")
+_LISTENS = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """CPU seconds spent so far by a worker with all its processes, and by all servers of a kind on this machine."""
+    """CPU seconds spent so far by a worker and by servers, each with all its processes; 0 for what is not there."""
 
     worker: float
     broker: float
@@ -66,22 +66,45 @@ def tree(root: int, all_processes: Mapping[int, Process]) -> list[int]:
     return found
 
 
-def cpu(worker: int | None) -> Cpu:
-    """What was spent until now; `worker` is the id of its first process."""
+def spent(root: int | None, all_processes: Mapping[int, Process]) -> float:
+    """CPU seconds of a process, all below it, and those below it that have ended."""
+    below = [] if root is None else tree(root, all_processes)
+    return sum(all_processes[pid].cpu + all_processes[pid].children for pid in below)
+
+
+def cpu(*, worker: int | None, broker: int | None, database: int | None) -> Cpu:
+    """What was spent until now by these processes."""
     now = processes()
-    below = [] if worker is None else tree(worker, now)
-    return Cpu(
-        sum(now[pid].cpu + now[pid].children for pid in below),
-        sum(process.cpu for process in now.values() if process.command == _BROKER),
-        sum(_database_cpu(process, now) for process in now.values() if process.command in _DATABASES),
-    )
+    return Cpu(spent(worker, now), spent(broker, now), spent(database, now))
 
 
-def _database_cpu(process: Process, now: Mapping[int, Process]) -> float:
-    parent = now.get(process.parent)
-    is_child = parent is not None and parent.command == process.command
-    # A connection's process that has ended is counted with its parent.
-    return process.cpu + (0.0 if is_child else process.children)
+def listener(port: int) -> int | None:
+    """The process of this machine that accepts connections there: the oldest, where several have the socket.
+
+    None where it cannot be told: it runs elsewhere, or as another user.
+    """
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    holders = [pid for pid in processes() if sockets & set(_open_files(pid))] if sockets else []
+    return min(holders, default=None)
+
+
+def _listening(port: int) -> set[str]:
+    lines = [line.split() for path in ("tcp", "tcp6") for line in _lines(Path("/proc/net") / path)[1:]]
+    return {line[9] for line in lines if line[3] == _LISTENS and int(line[1].rsplit(":", 1)[1], 16) == port}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    with suppress(OSError):  # it may have ended, or belong to somebody else
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                yield str(path.readlink())
 
 
 def peak_megabytes(root: int) -> float:
@@ -95,10 +118,7 @@ def megabytes(root: int) -> float:
 
 
 def _status(pid: int, name: str) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0.0
+    lines = _lines(Path(f"/proc/{pid}/status"))
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 

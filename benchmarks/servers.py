@@ -7,12 +7,14 @@ import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.clock import SystemClock
 from actorjobs.stores import open_store
+from benchmarks import machine
 from benchmarks.systems import MARIADB, POSTGRESQL, RABBITMQ
 
 VARIABLES = {
@@ -21,6 +23,7 @@ VARIABLES = {
     RABBITMQ: "ACTORJOBS_TEST_RABBITMQ_URL",
 }
 _DRIVERS = {POSTGRESQL: "postgresql+asyncpg", MARIADB: "mysql+asyncmy"}
+_PORTS = {POSTGRESQL: 5432, MARIADB: 3306, RABBITMQ: 5672}
 DEFAULT_HOST = "%2F"
 """RabbitMQ's virtual host `/`, as it is written in a URL that every client understands."""
 
@@ -31,6 +34,12 @@ def address(kind: str) -> str | None:
     if url is not None and kind == RABBITMQ and url.rstrip("/").count("/") == 2:
         return f"{url.rstrip('/')}/{DEFAULT_HOST}"
     return url
+
+
+def process(kind: str | None) -> int | None:
+    """The id of that server's first process, if it runs on this machine and may be looked at."""
+    url = address(kind) if kind in VARIABLES else None
+    return None if url is None or kind is None else machine.listener(urlsplit(url).port or _PORTS[kind])
 
 
 def missing(kinds: Iterable[str | None]) -> str | None:

@@ -57,6 +57,8 @@ class Trial:
         try:
             self.plan = self._make_plan()
             self.recording = Recording(self._folder)
+            self._broker_pid = servers.process(self.system.broker)
+            self._database_pid = servers.process(self.system.store)
             self._run("prepare", timeout=PREPARE_SECONDS)
         except BaseException:
             self.close()
@@ -165,6 +167,16 @@ class Trial:
         if self._log is not None:
             self._log.close()
 
+    def costs(self, before: Cpu, runs: int) -> dict[str, float]:
+        """CPU microseconds a run since then, of the worker and of those servers that can be looked at."""
+        spent, each = self.cpu().since(before), 1e6 / max(1, runs)
+        figures = {"worker µs": spent.worker * each}
+        if self._broker_pid is not None:
+            figures["broker µs"] = spent.broker * each
+        if self._database_pid is not None:
+            figures["database µs"] = spent.database * each
+        return figures
+
     @property
     def worker_pid(self) -> int:
         if self._worker is None:
@@ -173,7 +185,8 @@ class Trial:
 
     def cpu(self) -> Cpu:
         """What the worker and the servers have spent so far."""
-        return machine.cpu(None if self._worker is None else self._worker.pid)
+        worker = None if self._worker is None else self._worker.pid
+        return machine.cpu(worker=worker, broker=self._broker_pid, database=self._database_pid)
 
     def warm_up(self, *more: str) -> None:
         """Start the worker and have it perform some runs, so that it is ready and connected."""

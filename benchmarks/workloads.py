@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import machine
-from benchmarks.machine import Cpu
 from benchmarks.plan import Demand
 from benchmarks.systems import System
 from benchmarks.trial import Trial
@@ -93,15 +92,8 @@ def retry(system: System, size: Size) -> Figures:
 
 
 def _dispatched(trial: Trial, runs: int) -> Figures:
-    before = trial.cpu()
     produced = trial.produce(Demand(job="noop", count=runs))
-    spent = trial.cpu().since(before)
-    return {
-        "dispatch/s": runs / produced.seconds,
-        "producer µs": produced.cpu / runs * 1e6,
-        "dispatch broker µs": spent.broker / runs * 1e6,
-        "dispatch database µs": spent.database / runs * 1e6,
-    }
+    return {"dispatch/s": runs / produced.seconds, "producer µs": produced.cpu / runs * 1e6}
 
 
 def drained(trial: Trial, runs: int, *more: str) -> Figures:
@@ -111,16 +103,11 @@ def drained(trial: Trial, runs: int, *more: str) -> Figures:
     trial.until(already + 1)
     counted, before = trial.recording.count(), trial.cpu()
     trial.until(already + runs)
-    spent = trial.cpu().since(before)
+    costs = trial.costs(before, already + runs - counted)
     peak = machine.peak_megabytes(trial.worker_pid)
     performed = trial.recording.runs()[already:]
     seconds = max(run.finished for run in performed) - performed[0].started
-    return {"drain/s": runs / seconds, "worker MB": peak} | _cpu_each(spent, already + runs - counted)
-
-
-def _cpu_each(spent: Cpu, runs: int) -> Figures:
-    each = 1e6 / max(1, runs)
-    return {"worker µs": spent.worker * each, "broker µs": spent.broker * each, "database µs": spent.database * each}
+    return {"drain/s": runs / seconds, "worker MB": peak} | costs
 
 
 def _end_to_end(trial: Trial, runs: int) -> Figures:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import socket
 import string
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ import pytest
 
 from benchmarks import bodies, peers
 from benchmarks.installing import ENVIRONMENTS, is_installed, why_missing
-from benchmarks.machine import Cpu, Process, parse_stat, processes, tree
+from benchmarks.machine import Cpu, Process, listener, parse_stat, processes, spent, tree
 from benchmarks.plan import ROOT, Demand, Message, Plan
 from benchmarks.plot import chart
 from benchmarks.producing import produce
@@ -151,6 +153,19 @@ def test_a_tree_is_a_process_and_all_below_it() -> None:
 
     assert sorted(tree(2, {1: process(0), 2: process(1), 3: process(2), 4: process(3), 5: process(1)})) == [2, 3, 4]
     assert tree(99, processes()) == [] or 99 in processes()
+
+
+def test_what_a_tree_has_spent_has_its_dead_children() -> None:
+    found = {1: Process("a", 0, 1.0, 10.0), 2: Process("b", 1, 2.0, 20.0), 3: Process("c", 0, 4.0, 40.0)}
+    assert spent(1, found) == 33.0
+    assert spent(None, found) == spent(9, found) == 0.0
+
+
+def test_a_listener_is_found_by_its_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert listener(server.getsockname()[1]) == os.getpid()
+        port = server.getsockname()[1]
+    assert listener(port) is None
 
 
 def test_cpu_is_what_was_spent_since() -> None:
