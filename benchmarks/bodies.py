@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ HOLD_SECONDS = 120.0
 RETRY_SECONDS = 1.0
 
 _recorder: Recorder | None = None
+_making = threading.Lock()
+"""Threads start their first runs at the same moment."""
 
 
 class Failing(Exception):
@@ -28,15 +31,20 @@ class Failing(Exception):
 
 def recorder() -> Recorder:
     """This process's own."""
+    return _recorder or _made()
+
+
+def _made() -> Recorder:
     global _recorder
-    if _recorder is None:
-        _recorder = Recorder(Path(Plan.current().folder))
-    return _recorder
+    with _making:
+        if _recorder is None:
+            _recorder = Recorder(Path(Plan.current().folder))
+        return _recorder
 
 
 def _forget_recorder() -> None:
-    global _recorder
-    _recorder = None
+    global _recorder, _making
+    _recorder, _making = None, threading.Lock()
 
 
 # A forked child writes to a file of its own.

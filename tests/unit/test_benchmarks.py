@@ -7,8 +7,10 @@ import math
 import os
 import socket
 import string
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,19 @@ def test_bodies_write_down_what_they_did(plan: Plan) -> None:
     runs = Recording(Path(plan.folder)).runs()
     assert [run.promised for run in runs] == [0.0, 0.0, 7.0]
     assert all(run.started <= run.finished for run in runs)
+
+
+def test_threads_share_a_recorder(plan: Plan) -> None:
+    threads, together = 8, threading.Barrier(8)
+
+    def perform() -> None:
+        together.wait()
+        bodies.BLOCKING["noop"](**Message("noop", 0, 0.0).arguments)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(threads):
+            pool.submit(perform)
+    assert Recording(Path(plan.folder)).count() == len(Recording(Path(plan.folder)).runs()) == threads
 
 
 def test_a_retry_fails_once_and_is_promised_a_second_later(plan: Plan) -> None:
