@@ -21,24 +21,26 @@ _VALUES = 70
 _BAR = 13
 _BETWEEN_BARS = 3
 _BETWEEN_SYSTEMS = 16
-_HEAD = 74
+_HEAD = 86
 _FOOT = 34
 _TICKS = 5
 
 _STYLE = """
+  .ground { fill: #ffffff; }
   text { font: 12px system-ui, sans-serif; fill: #1f2328; }
   .title { font-size: 15px; font-weight: 600; }
   .quiet { fill: #59636e; }
   .grid { stroke: #d1d9e0; }
   .s0 { fill: #0969da; } .s1 { fill: #1a7f37; } .s2 { fill: #bc4c00; }
   @media (prefers-color-scheme: dark) {
+    .ground { fill: #0d1117; }
     text { fill: #f0f6fc; }
     .quiet { fill: #9198a1; }
     .grid { stroke: #3d444d; }
     .s0 { fill: #4493f8; } .s1 { fill: #3fb950; } .s2 { fill: #db6d28; }
   }
 """
-"""No ground of its own: the page's shows through, and the letters follow the reader's preference."""
+"""It has a ground of its own: a page may be dark for a reader whose system is not, or the other way round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def chart(report: Report) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title">',
         f"<style>{_STYLE}</style>",
+        f'<rect class="ground" width="{WIDTH}" height="{height}" rx="8"/>',
         '<text id="title" class="title" x="12" y="24">Runs per second of an empty job: more is better</text>',
         *_legend(),
         *_grid(top, height),
@@ -111,9 +114,9 @@ def _scaled(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """To a number that divides well: 1, 2 or 5 and zeros."""
+    """To a number that is not far above and divides well by the ticks."""
     unit = 10.0 ** math.floor(math.log10(max(value, 1.0)))
-    return next(step * unit for step in (1, 2, 5, 10) if step * unit >= value)
+    return next(step * unit for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * unit >= value)
 
 
 def main() -> None:

@@ -13,10 +13,8 @@ from benchmarks.systems import SYSTEMS
 from benchmarks.workloads import WORKLOADS, Figures, Metric
 
 EQUAL_FACTOR = 1.25
-NOTE = (
-    "Medians of {repeats} alternating runs, with the least and the most; ratios are to actorjobs on the same servers. "
-    "Figures that differ by less than 25 % are equal."
-)
+NOTE = "Medians of {repeats} alternating runs, least and most behind them. What differs by less than 25 % is equal."
+RATIOS = "The columns with × are a system's figure divided by that of actorjobs on the same servers."  # noqa: RUF001
 _NONE = "-"
 
 
@@ -76,13 +74,14 @@ class Report:
         return statistics.median(values) if values else None
 
     def ratio(self, system: str, workload: str, metric: str) -> float | None:
-        """This system's figure by that of actorjobs on the same servers; None for actorjobs itself."""
+        """This system's figure by that of actorjobs on the same servers; None for actorjobs itself, and where one of
+        them is not above 0, as lateness may be."""
         known = SYSTEMS.get(system)
         if known is None or known.is_ours:
             return None
         ours = self.median(known.reference, workload, metric)
         theirs = self.median(system, workload, metric)
-        return theirs / ours if ours and theirs is not None else None
+        return theirs / ours if ours and theirs and min(ours, theirs) > 0 else None
 
 
 def shown(values: Sequence[float], digits: int) -> str:
@@ -113,7 +112,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def render(report: Report) -> str:
     """All workloads, what was skipped and what failed, in Markdown."""
-    parts = [_origin(report), NOTE.format(repeats=report.repeats)]
+    note = NOTE.format(repeats=report.repeats)
+    is_compared = _has_peers(one.system for one in report.measured)
+    parts = [_origin(report), f"{note} {RATIOS}" if is_compared else note]
     for workload in report.workloads():
         parts += [f"### {workload}: {WORKLOADS[workload].title}", _table_of(report, workload)]
     parts += [f"- {line}" for line in _troubles(report)]

@@ -134,7 +134,7 @@ _PEERS = [
         acknowledges="each message, after the body (acks_late)",
         share=0.25,
         queues=("{name}",),
-        exchanges=("{name}",),
+        exchanges=("{name}", "{name}.events"),
     ),
     System(
         name="oban",

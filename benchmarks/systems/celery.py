@@ -1,6 +1,7 @@
 """Celery on RabbitMQ: prefork, acknowledged late, without a result backend. Its client blocks: one at a time.
 
-Confirms are on (its own default is off). Remote control is off, so that it leaves nothing in a broker shared by others.
+Confirms are on (its own default is off). Remote control is off and the exchange of events has a name of this
+trial's, so that nothing is left in a broker shared by others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ app.conf.update(
     task_acks_late=True,
     broker_transport_options={"confirm_publish": True},
     worker_enable_remote_control=False,
+    event_exchange=f"{plan.name}.events",
 )
 
 
