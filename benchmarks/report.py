@@ -97,7 +97,7 @@ def shown(values: Sequence[float], digits: int) -> str:
 def shown_ratio(ratio: float | None) -> str:
     if ratio is None:
         return _NONE
-    text = f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+    text = f"{ratio:.2g}" if ratio < 0.1 else f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
     return f"{text} (equal)" if 1 / EQUAL_FACTOR < ratio < EQUAL_FACTOR else text
 
 

@@ -223,6 +223,7 @@ def test_what_differs_by_less_than_a_quarter_is_equal() -> None:
     assert shown_ratio(0.5) == "0.50"
     assert shown_ratio(0.9) == "0.90 (equal)"
     assert shown_ratio(1.3) == "1.30"
+    assert shown_ratio(0.0042) == "0.0042"
     assert shown_ratio(250.0) == "250"
     assert shown_ratio(None) == "-"
 
