@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from benchmarks.plan import Demand
 from benchmarks.producing import Adapter, produce
@@ -27,6 +29,14 @@ async def _produce(adapter: Adapter, demand: Demand) -> None:
     sys.stdout.write(json.dumps(asdict(produced)) + "\n")
 
 
+def _run_on_uvloop(work: Coroutine[Any, Any, None]) -> None:
+    """As `actorjobs worker` does where it is installed: what is compared is systems, not event loops."""
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+    with suppress(ImportError):
+        run = import_module("uvloop").run
+    run(work)
+
+
 def main(command: str, module: str, demand: str = "") -> None:
     adapter = adapter_of(module)
     match command:
@@ -35,7 +45,7 @@ def main(command: str, module: str, demand: str = "") -> None:
         case "produce":
             asyncio.run(_produce(adapter, Demand.from_json(demand)))
         case "work":
-            asyncio.run(adapter.work())
+            _run_on_uvloop(adapter.work())
         case _:
             sys.exit(f"prepare, produce or work, not {command!r}")
 

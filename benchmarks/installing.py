@@ -14,6 +14,8 @@ from benchmarks.plan import FOLDER
 
 _STAMP = "installed.txt"
 _FAILURE = "failed.txt"
+_UVLOOP = "uvloop>=0.21,<1"
+"""The loop that `actorjobs worker` takes where it is installed: all asyncio workers have the same one."""
 _VERSIONS = ("3.14", "3.13", "3.12", "3.11")
 
 
@@ -31,13 +33,13 @@ class Environment:
 
 ENVIRONMENTS = {
     "dramatiq": Environment(("dramatiq[rabbitmq]>=2.2.1,<2.3", "pika>=1.4.4,<1.5")),
-    "taskiq": Environment(("taskiq>=0.13,<0.14", "taskiq-aio-pika>=0.6.1,<0.7", "aio-pika>=10.2,<11")),
-    "faststream": Environment(("faststream[rabbit]>=0.7.8,<0.8", "aio-pika>=10.2,<11")),
+    "taskiq": Environment(("taskiq>=0.13,<0.14", "taskiq-aio-pika>=0.6.1,<0.7", "aio-pika>=10.2,<11", _UVLOOP)),
+    "faststream": Environment(("faststream[rabbit]>=0.7.8,<0.8", "aio-pika>=10.2,<11", _UVLOOP)),
     "celery": Environment(("celery>=5.7,<5.8", "kombu>=5.7,<5.8")),
-    "oban": Environment(("oban>=0.7,<0.8",), oldest_python=(3, 12)),
-    "pgqueuer": Environment(("pgqueuer[asyncpg]>=1.6,<1.7", "asyncpg>=0.30,<1")),
-    "procrastinate": Environment(("procrastinate>=3.10,<3.11", "psycopg[binary,pool]>=3.2,<4")),
-    "saq": Environment(("saq[postgres]>=0.26.4,<0.27", "psycopg[binary,pool]>=3.2,<4")),
+    "oban": Environment(("oban>=0.7,<0.8", _UVLOOP), oldest_python=(3, 12)),
+    "pgqueuer": Environment(("pgqueuer[asyncpg]>=1.6,<1.7", "asyncpg>=0.30,<1", _UVLOOP)),
+    "procrastinate": Environment(("procrastinate>=3.10,<3.11", "psycopg[binary,pool]>=3.2,<4", _UVLOOP)),
+    "saq": Environment(("saq[postgres]>=0.26.4,<0.27", "psycopg[binary,pool]>=3.2,<4", _UVLOOP)),
 }
 """The bounds of every peer, here and nowhere else."""
 
