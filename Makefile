@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test crash faults bench lint format services-up services-down
+.PHONY: docs help demo test crash faults bench bench-peers lint format services-up services-down
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
@@ -19,8 +19,12 @@ crash: ## kill worker processes at random for 40 seconds, on each store and on R
 faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: a quarter of an hour
 	@scripts/test tests/faults -m 'faults or not faults'
 
-bench: ## runs per second, on SQLite, PostgreSQL and MariaDB
+bench: ## runs per second, on SQLite, PostgreSQL and MariaDB, alone and with RabbitMQ
 	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks
+
+bench-peers: ## the same beside other systems, which are installed into .bench: an hour or two
+	@source scripts/_env; use_environment test; "$$python" -m benchmarks.peers --install
+	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks.peers --json .bench/peers.json
 
 lint: ## the static checks alone
 	@scripts/test --checks

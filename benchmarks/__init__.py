@@ -1,1 +1,1 @@
-"""First honest figures: `python -m benchmarks`."""
+"""actorjobs measured: alone, beside its peers, and as it grows. See README.md."""

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import actorjobs as aj
-from benchmarks.__main__ import server_store
+from benchmarks.servers import drop_database, server_store
 
 CHUNK = 100_000
 WAITING = 1000
@@ -31,7 +31,7 @@ PAYLOAD = '{"email":"someone-%s@example.org","title":"a title of some length, as
 RUNS = """
 INSERT INTO actorjobs_runs (id, namespace, job, queue, priority, state, attempt, max_attempts, payload, tags,
   inserted_at, available_at, claimed_at, attempted_at, finished_at, claimed_by)
-SELECT {id}, 'default', CASE WHEN n % 100000 = 7 THEN 'bench:rare' ELSE 'bench:often' END, 'bench', 4,
+SELECT {id}, :namespace, CASE WHEN n % 100000 = 7 THEN 'bench:rare' ELSE 'bench:often' END, 'bench', 4,
   CASE WHEN n >= :waiting_from THEN 'queued' WHEN n % 100 = 3 THEN 'dead_lettered' WHEN n % 200 = 5 THEN 'canceled'
     ELSE 'succeeded' END,
   CASE WHEN n >= :waiting_from THEN 0 ELSE 1 END, 5, {payload}, CASE WHEN n % 50000 = 9 THEN '["rare"]' END,
@@ -60,13 +60,15 @@ DIALECTS = {
 }
 
 
-async def fill(engine: AsyncEngine, runs: int) -> None:
+async def fill(engine: AsyncEngine, runs: int, *, namespace: str = "default", waiting: int = WAITING) -> None:
+    """So many runs with their attempts, the last `waiting` of them still to be done and the others over."""
     words = DIALECTS[engine.url.get_backend_name()]
+    of_runs: dict[str, object] = {"waiting_from": runs - waiting}
     for low in range(0, runs, CHUNK):
-        bounds = {"low": low, "high": min(low + CHUNK, runs)}
+        bounds = of_runs | {"low": low, "high": min(low + CHUNK, runs)}
         async with engine.begin() as connection:
-            for statement in (RUNS, ATTEMPTS):
-                await connection.execute(text(statement.format(**words)), bounds | {"waiting_from": runs - WAITING})
+            await connection.execute(text(RUNS.format(**words)), bounds | {"namespace": namespace})
+            await connection.execute(text(ATTEMPTS.format(**words)), bounds)
     if engine.url.get_backend_name() == "postgresql":
         async with engine.connect() as connection:
             vacuum = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -74,8 +76,8 @@ async def fill(engine: AsyncEngine, runs: int) -> None:
 
 
 async def timed(name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
-    times = []
-    answer = None
+    times: list[float] = []
+    answer: Any = None
     for _ in range(3):
         began = time.perf_counter()
         answer = await ask()
@@ -110,7 +112,7 @@ async def measure(name: str, store: str, runs: int) -> None:
         await timed("first page", lambda: listed(limit=100))
         cursor = await hundredth(runtime)
         await timed("100th page", lambda: listed(limit=100, cursor=cursor))
-        for label, criteria in (
+        searches: tuple[tuple[str, dict[str, Any]], ...] = (
             ("state=dead_lettered", {"state": "dead_lettered"}),
             ("state=queued (1,000)", {"state": "queued"}),
             ("state=expired (none)", {"state": "expired"}),
@@ -118,8 +120,9 @@ async def measure(name: str, store: str, runs: int) -> None:
             ("tag=rare", {"tag": "rare"}),
             ("tenant=nobody", {"tenant": "nobody"}),
             ("search=someone-77@", {"search": "someone-77@"}),
-        ):
-            await timed(label, lambda criteria=criteria: listed(limit=100, **criteria))
+        )
+        for label, criteria in searches:
+            await timed(label, partial(listed, limit=100, **criteria))
         began = time.perf_counter()
         found = await to_the_end(runtime, search="someone-77@")
         print(f"  {'search to the end':<34} {(time.perf_counter() - began) * 1e3:>9,.1f} ms  {found} runs", flush=True)
@@ -145,15 +148,7 @@ async def main() -> None:
         try:
             await measure("postgresql", store, asked.runs)
         finally:
-            await drop(store)
-
-
-async def drop(store: str) -> None:
-    server = make_url(os.environ["ACTORJOBS_TEST_POSTGRES_URL"]).set(drivername="postgresql+asyncpg")
-    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(text(f'DROP DATABASE "{make_url(store).database}" WITH (FORCE)'))
-    await engine.dispose()
+            await drop_database(store)
 
 
 if __name__ == "__main__":
