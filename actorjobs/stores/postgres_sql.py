@@ -297,7 +297,7 @@ class PostgresStatements:
         """Write attempts and runs, fenced. The new states, None where the fence did not hold."""
         rows = [_settle_row(settlement) for settlement in settlements]
         values = {"rows": orjson.dumps(rows).decode()} | self._time(now)
-        settled = connection.execute(self._settle, values)
+        settled: Any = connection.execute(self._settle, values)
         states = {(run_id, attempt, owner): RunState(state) for run_id, attempt, owner, state in settled}
         fences = [settlement.fence for settlement in settlements]
         return [states.get((fence.run_id, fence.attempt, fence.owner)) for fence in fences]
