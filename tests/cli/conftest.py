@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Shell:
             "COLUMNS": "200",
             "ACTORJOBS_APP": "shop:runtime",
         }
+        self._started: list[subprocess.Popen[str]] = []
 
     def __call__(self, *arguments: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -68,7 +69,8 @@ class Shell:
         return json.loads(done.stdout)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        """Killed at the end of the test, if it still runs then."""
+        process = subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=self.environment | variables,
@@ -77,12 +79,22 @@ class Shell:
             stdin=subprocess.DEVNULL,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path) -> Iterator[Shell]:
     (tmp_path / "shop.py").write_text(textwrap.dedent(APP), encoding="utf-8")
-    return Shell(tmp_path)
+    shell = Shell(tmp_path)
+    yield shell
+    shell.close()
 
 
 Here = Callable[..., tuple[int, str, str]]

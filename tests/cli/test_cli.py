@@ -234,7 +234,7 @@ def test_a_corrupt_store_is_one_line(shell: Shell) -> None:
 
 
 def test_sigterm_drains_and_exits_with_0(shell: Shell) -> None:
-    run = shell.json("dispatch", "test:sleep", '{"seconds": 1.5}')
+    run = shell.json("dispatch", "test:sleep", '{"seconds": 5}')
     worker = shell.start("worker")
     wait_for(lambda: shell.json("runs", "count")["running"] == 1)
     worker.send_signal(signal.SIGTERM)
