@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -235,6 +236,14 @@ def new_traceparent(parent: str | None = None) -> str:
     if trace_id_of(parent) is not None and parent is not None:
         return f"{parent[:36]}{span}{parent[52:55]}"
     return f"00-{os.urandom(16).hex()}-{span}-01"
+
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether the text has the shape of a run's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_id() -> str:

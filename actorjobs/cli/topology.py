@@ -46,6 +46,7 @@ def apply(queues: QueuesOption = None, app_name: AppOption = None, as_json: Json
         print_json({"applied": len(topology.parts())})
     else:
         console().print(cell(f"{len(topology.parts())} parts are as they should be"))
+        _tell_of_no_queues(topology)
 
 
 @app.command()
@@ -59,9 +60,16 @@ def verify(queues: QueuesOption = None, app_name: AppOption = None, as_json: Jso
         for difference in differences:
             console().print(cell(str(difference)), soft_wrap=True)
         if not differences:
-            console().print(cell("the broker has everything as it should be"))
+            console().print("all exchanges and queues are as they should be")
+            console().print("(no broker shows its bindings: `topology apply` makes them anew)")
+        _tell_of_no_queues(topology)
     if differences:
         raise typer.Exit(1)
+
+
+def _tell_of_no_queues(topology: OpenTopology) -> None:
+    if not topology.queues:
+        console().print("no queue was looked at: name the application (--app module:runtime) or queues (-Q NAME)")
 
 
 def _open(app_name: str | None, queues: list[str] | None) -> OpenTopology:

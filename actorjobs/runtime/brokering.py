@@ -29,14 +29,14 @@ class OpenTopology:
             check_queue_name(queue)
         self._rabbitmq = _driver()
         self._address = self._rabbitmq.parse_address(settings.broker_url)
-        self._queues = list(queues)
+        self.queues = list(queues)
         self._topology = self._rabbitmq.Topology(settings.namespace)
         self._may_declare = settings.broker_declare
         self.namespace = settings.namespace
 
     def parts(self) -> list[str]:
         """Every part in a line of words."""
-        parts = [self._topology.base(), *map(self._topology.of_queue, self._queues)]
+        parts = [self._topology.base(), *map(self._topology.of_queue, self.queues)]
         return [line for some in parts for line in self._rabbitmq.described(some)]
 
     async def apply(self) -> None:
@@ -44,14 +44,14 @@ class OpenTopology:
         async with self._rabbitmq.connected(self._address, name="actorjobs:topology") as link:
             declarer = self._rabbitmq.Declarer(self._topology, on_mismatch="error")
             await declarer.base(link)
-            for queue in self._queues:
+            for queue in self.queues:
                 await declarer.queue(link, queue)
 
     async def verify(self) -> list[Difference]:
         """What is missing or has another argument. Changes nothing. `BrokerUnavailable`."""
         async with self._rabbitmq.connected(self._address, name="actorjobs:topology") as link:
             declarer = self._rabbitmq.Declarer(self._topology, may_declare=self._may_declare)
-            found: list[Difference] = await declarer.verify(link, self._queues)
+            found: list[Difference] = await declarer.verify(link, self.queues)
             return found
 
 

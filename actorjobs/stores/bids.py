@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT
+from actorjobs.model import is_run_id
 from actorjobs.ports import Bid, Claim, Hint, Refusal, Refused
-from actorjobs.stores.rows import is_run_id
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from actorjobs.clock import Clock
 from actorjobs.codec import LIMITS, clip, encode
 from actorjobs.errors import RunNotFound
-from actorjobs.model import RunState
+from actorjobs.model import RunState, is_run_id
 from actorjobs.ports import Fence
 from actorjobs.stores.database import Database, masked
 from actorjobs.stores.dialects import dialect_of
-from actorjobs.stores.rows import Row, is_run_id, publish_after, unpublished
+from actorjobs.stores.rows import Row, publish_after, unpublished
 from actorjobs.stores.schema import attempts, events, runs
 
 

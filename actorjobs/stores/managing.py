@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 
 from actorjobs.errors import DuplicateRun, RunStateConflict
 from actorjobs.lifecycle import REOPENABLE, WAITING, advance
-from actorjobs.model import Run, RunState, Transition
+from actorjobs.model import Run, RunState, Transition, is_run_id
 from actorjobs.stores import schema
 from actorjobs.stores.core import clean
 from actorjobs.stores.reading import Reading
-from actorjobs.stores.rows import Row, ended_digest, is_run_id, reopened_digest
+from actorjobs.stores.rows import Row, ended_digest, reopened_digest
 from actorjobs.stores.schema import runs
 
 

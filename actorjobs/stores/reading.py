@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from actorjobs.lifecycle import WAITING
-from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, is_run_id
 from actorjobs.ports import Mark, RunFilter, RunPage
 from actorjobs.stores import schema
-from actorjobs.stores.rows import attempt_of, check_cursor, current_attempt, envelope_of, history_of, is_run_id, run_of
+from actorjobs.stores.rows import attempt_of, check_cursor, current_attempt, envelope_of, history_of, run_of
 from actorjobs.stores.scanning import IDS_AT_ONCE, UNUSUAL, Scan, Scanning, words
 from actorjobs.stores.schema import attempts, events, runs
 

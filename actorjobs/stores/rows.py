@@ -15,7 +15,7 @@ from actorjobs.codec import decode, encode
 from actorjobs.errors import ActorJobsError, InvalidOption
 from actorjobs.jobs.unique import Unique, unique_digest
 from actorjobs.lifecycle import TERMINAL, WAITING
-from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, trace_id_of
+from actorjobs.model import Attempt, Envelope, ErrorInfo, HistoryEntry, Outcome, Run, RunState, is_run_id, trace_id_of
 from actorjobs.ports import PUBLISH_AHEAD_SECONDS, Claim, Hint, Serves
 from actorjobs.stores import schema
 from actorjobs.stores.schema import EPOCH, to_micros
@@ -84,7 +84,6 @@ CLAIM_COLUMNS = (
 )
 
 
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _COLUMNS: Any = schema.runs.c
 _WORDS = tuple(
@@ -100,11 +99,6 @@ _LONGEST_SECONDS = 100 * 365 * 86400.0
 def is_storable(text: str) -> bool:
     """Whether every database takes this text: NUL and lone surrogates are refused."""
     return _UNSTORABLE.search(text) is None
-
-
-def is_run_id(text: str) -> bool:
-    """Whether the text has the shape of a run's id."""
-    return _ID.fullmatch(text) is not None
 
 
 def check_envelope(envelope: Envelope) -> None:

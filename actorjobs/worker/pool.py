@@ -156,7 +156,7 @@ class Intake(TaskService):
     async def _run(self, life: Life) -> None:
         consumer = self._consumer
         assert consumer is not None
-        while not life.ask:
+        while not life.ask or consumer.owes:  # what is just being claimed is still to be performed
             free = self._pool.free
             if free <= 0 and not consumer.owes:
                 await self._pool.wait_for_change()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext
 from datetime import timedelta
@@ -266,3 +268,31 @@ async def test_hints_are_early_stale_and_twice_without_harm(serve: Serve, gate: 
     assert run.claimed_at is not None
     assert timedelta(0) <= run.claimed_at - run.available_at < timedelta(seconds=1)
     await until(lambda: broker_of(worker).publisher.is_idle)
+
+
+async def test_what_is_just_being_claimed_when_a_worker_closes_is_performed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several groups of claims may be on their way then."""
+    worker = await serve(20)
+    claim = worker.store.claim
+
+    async def slow(*asked: Any) -> Any:
+        answers = await claim(*asked)
+        await asyncio.sleep(0.05)
+        return answers
+
+    monkeypatch.setattr(worker.store, "claim", slow)
+    handles = []
+    for _ in range(3):
+        handles += [await quick.dispatch() for _ in range(150)]
+        await asyncio.sleep(0.12)
+    began = time.monotonic()
+    await worker.close()
+    assert time.monotonic() - began < 4
+    settings = worker.settings
+    reader = aj.Runtime(store=settings.store_url, broker=settings.broker_url, namespace=settings.namespace)
+    async with reader.client():
+        runs = [await reader.runs.get(handle.id) for handle in handles]
+    assert {run.state for run in runs} == {aj.RunState.SUCCEEDED, aj.RunState.QUEUED}
+    assert {run.losses for run in runs} == {0}

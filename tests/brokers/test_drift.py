@@ -261,9 +261,28 @@ async def test_a_start_that_fails_leaves_nothing_behind(setup: Setup) -> None:
     before = asyncio.all_tasks()
     wrong = parse_address(setup.broker)
     runtime = setup.runtime(broker=f"amqp://nobody:secret-canary@127.0.0.1:{wrong.hosts[0][1]}/")
-    with pytest.raises(Exception, match="refused") as caught:
+    with pytest.raises(Exception, match="does not let user 'nobody' in") as caught:
         await runtime.open()
     assert "secret-canary" not in str(caught.value)
     assert not runtime.is_open
     await asyncio.sleep(0)
     assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
+
+
+@pytest.mark.parametrize("is_queue_gone", [False, True])
+async def test_the_exchange_that_delays_end_in_is_made_again(
+    setup: Setup, is_queue_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its absence the broker tells nobody; a queue cannot be bound to it then."""
+    monkeypatch.setattr("actorjobs.brokers.rabbitmq.broker.LOST_SECONDS", 1.0)
+    monkeypatch.setattr("actorjobs.stores.outbox.LOST_AFTER_SECONDS", 2.0)
+    async with setup.runtime() as worker:
+        assert await (await worker.dispatch(work, Work())).result(timeout=15) == "attempt 1"
+        async with connected(parse_address(setup.broker), name="test") as link:
+            channel = await link.channel()
+            await guarded(channel.exchange_delete(setup.topology.delay_out))
+            if is_queue_gone:
+                await guarded(channel.queue_delete(setup.topology.work_queue("work")))
+        handle = await worker.dispatch(work, Work(), delay=0.3)
+        assert await handle.result(timeout=25) == "attempt 1"
+        assert await (await worker.dispatch(work, Work())).result(timeout=15) == "attempt 1"

@@ -115,6 +115,19 @@ def test_the_driver_is_told_that_the_connection_lives_while_it_sees_nothing() ->
     assert 3 <= len(wire.reader.fed) // 8 <= 5
 
 
+def test_of_a_huge_message_the_beginning_is_kept() -> None:
+    wire, part = Wire(), b"x" * 100_000
+    header = ContentHeader(body_size=30 * len(part), properties=commands.Basic.Properties())
+    method = commands.Basic.Deliver("a consumer", 1, False, "", "q")
+    for one in (method, header, *[ContentBody(part)] * 30):
+        wire.frames.data_received(frame.marshal(one, CONSUMING))
+    wire.frames.data_received(deliver(2, b"next"))
+    huge, after = wire.delivered
+    assert huge.size == 3_000_000
+    assert hot.LARGEST_KEPT <= len(huge.body) < hot.LARGEST_KEPT + len(part)
+    assert (after.tag, after.body) == (2, b"next")
+
+
 def test_what_is_no_frame_is_the_drivers_affair() -> None:
     wire = Wire()
     wire.frames.data_received(b"AMQP\x00\x00\x09\x01 and")

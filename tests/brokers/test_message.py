@@ -9,8 +9,9 @@ from actorjobs.brokers.rabbitmq import message
 from actorjobs.brokers.rabbitmq.message import LARGEST_BODY, Undecodable
 from actorjobs.ports import Hint
 
-HINT = Hint(run_id="01a2", seq=3, job="mail:welcome", queue="emails")
-GOOD = {"v": 1, "store": "s", "run": "01a2", "seq": 3, "job": "mail:welcome", "due": 1.0}
+RUN = "01a20701-7676-70f6-8ad4-bbc3afecb116"
+HINT = Hint(run_id=RUN, seq=3, job="mail:welcome", queue="emails")
+GOOD = {"v": 1, "store": "s", "run": RUN, "seq": 3, "job": "mail:welcome", "due": 1.0}
 
 
 def test_a_hint_survives_the_way() -> None:
@@ -37,6 +38,10 @@ def test_what_is_not_known_is_ignored() -> None:
         (orjson.dumps(GOOD | {"store": "other"}), "another store"),
         (orjson.dumps(GOOD | {"run": 5}), "name a run"),
         (orjson.dumps(GOOD | {"job": None}), "name a run"),
+        (orjson.dumps(GOOD | {"run": "01a2"}), "name a run"),
+        (orjson.dumps(GOOD | {"run": RUN[:-1] + "\0"}), "name a run"),
+        (orjson.dumps(GOOD | {"v": True}), "of version True"),
+        (orjson.dumps(GOOD | {"seq": 0}), "generation"),
         (orjson.dumps(GOOD | {"seq": "3"}), "generation"),
         (orjson.dumps(GOOD | {"seq": True}), "generation"),
         (orjson.dumps(GOOD | {"seq": -1}), "generation"),

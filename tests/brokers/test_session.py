@@ -163,7 +163,7 @@ async def test_a_wrong_password_refuses_to_start_and_leaves_nothing(
 ) -> None:
     before = others()
     runtime = aj.Runtime(broker=with_password(rabbitmq_server, "s3cr3t-w0rd"), **options)
-    with pytest.raises(BrokerUnavailable, match="ACCESS_REFUSED") as refused:
+    with pytest.raises(BrokerUnavailable, match="does not let user") as refused:
         await runtime.open()
     assert "s3cr3t" not in str(refused.value)
     await nothing_is_left(before)

@@ -56,6 +56,11 @@ def parse_address(text: str) -> Address:
         parts = urlsplit(text)
     except ValueError as error:
         raise InvalidOption(f"broker address: {error}; it looks like {shape}") from None
+    if "@" in f"{parts.path}?{parts.query}#{parts.fragment}" or parts.netloc.count("@") > 1:
+        # Split in the wrong place, a part of the password would be taken for something else, and shown.
+        raise InvalidOption(
+            "broker address: an @ where none is to be; in a password write @ as %40, / as %2F, ? as %3F and # as %23"
+        )
     if parts.scheme not in SCHEMES:
         raise InvalidOption(
             f"broker address: its scheme is amqp or amqps, or the word 'embedded'; it looks like {shape}"
@@ -65,7 +70,7 @@ def parse_address(text: str) -> Address:
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     for name in given:
         if name not in OPTIONS:
-            raise InvalidOption(f"broker address: unknown option {name[:40]!r}; there are {', '.join(OPTIONS)}")
+            raise InvalidOption(f"broker address: an unknown option; there are {', '.join(OPTIONS)}")
     if given.get("no_verify_ssl", "0") not in ("0", "1"):
         raise InvalidOption("broker address: no_verify_ssl is 0 or 1")
     if given and parts.scheme != "amqps":

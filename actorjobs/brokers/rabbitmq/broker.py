@@ -348,6 +348,8 @@ class RabbitBroker:
         link = self._consuming.link
         if link is None:
             return False
+        if await self._declarer.mend(link, list(self._consumers)):
+            logger.warning("broker: the exchange that delays end in was gone: it has been made again")
         found = [await find_lost_of(self._store, link, consumer) for consumer in list(self._consumers.values())]
         if any(found):
             self._wake("relay")

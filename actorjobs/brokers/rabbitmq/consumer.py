@@ -144,6 +144,8 @@ class RabbitConsumer:
         self._is_careful = False
         """Hints had to be given back: no more are fetched than there are free places."""
         self._raised_at = 0.0
+        self._before = 0
+        """The newest delivery that is not counted against the prefetch."""
         self._newest: dict[int, list[datetime]] = {}
         self.prefetch = 0
         """What the broker was told; 0 while it delivers nothing."""
@@ -262,7 +264,10 @@ class RabbitConsumer:
     def _take(self, claim: Claim, held: Held, now: float) -> RabbitDelivery:
         delivery = RabbitDelivery(claim, held, self, now)
         self._in_hand.add(delivery)
-        self._attached.append(delivery)
+        if held.is_void:  # since it was asked for
+            self._detach(delivery)
+        else:
+            self._attached.append(delivery)
         self._on_claimed(claim)
         times = self._newest.setdefault(claim.priority, [])
         moment = max(claim.inserted_at, claim.available_at)
@@ -379,10 +384,10 @@ class RabbitConsumer:
     async def _follow_places(self, channel: AbstractChannel, settler: Settler) -> None:
         """Keep the prefetch at what the pool has room for."""
         tag: str | None = None
-        before = 0  # what came before is not counted against the prefetch
+        self._before = 0
         differs_since: float | None = None
         while not self._is_over:
-            wanted, now = self._wanted(settler.open_after(before)), self._clock.monotonic()
+            wanted, now = self._wanted(settler.open_after(self._before)), self._clock.monotonic()
             if wanted == self.prefetch:
                 differs_since = None
             elif differs_since is None:
@@ -392,8 +397,8 @@ class RabbitConsumer:
             if wanted != self.prefetch and (is_steady or not self.prefetch or self._is_stopped):
                 if wanted > self.prefetch:
                     self._note_raise(now)
-                tag = await self._consume_again(channel, tag, self._wanted(0))
-                before, differs_since = settler.newest, None
+                tag = await self._consume_again(channel, settler, tag, self._wanted(0))
+                differs_since = None
             self._look_after(now)
             if self._is_stopped and not len(settler):
                 await settler.flush()
@@ -403,10 +408,13 @@ class RabbitConsumer:
                 await asyncio.wait_for(self._changed.wait(), min(TICK_SECONDS, max(0.0, until_steady)))
             self._changed.clear()
 
-    async def _consume_again(self, channel: AbstractChannel, tag: str | None, prefetch: int) -> str | None:
+    async def _consume_again(
+        self, channel: AbstractChannel, settler: Settler, tag: str | None, prefetch: int
+    ) -> str | None:
         """A prefetch holds for consumers that begin after it; what the old one has unsettled counts no more."""
         if tag is not None:
             await guarded(channel.basic_cancel(tag))
+        self._before = settler.newest
         self.prefetch = prefetch
         if not prefetch:
             return None
@@ -440,6 +448,8 @@ class RabbitConsumer:
         return self._owner() is not None
 
     def _received(self, delivered: Delivered, settler: Settler) -> None:
+        if settler.is_void:
+            return  # the broker delivers it again, on another channel
         tag = delivered.tag
         now = self._clock.monotonic()
         self.last_delivery = now

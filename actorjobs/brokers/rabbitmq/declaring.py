@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -50,6 +50,10 @@ class Difference:
         return f"{self.part}: {self.argument} is {self.found} there and should be {self.wanted}"
 
 
+class _Missing(TopologyMismatch):
+    """What something is to be bound to is not there."""
+
+
 class Declarer:
     """Declares parts, by a mode: with `may_declare` off (a user without the right to configure) it only looks."""
 
@@ -84,8 +88,25 @@ class Declarer:
         was_absent = await ready_in(link, parts.queues[0].name) is None
         if was_absent:
             await self._on_absent(queue)
-        await self._all(link, parts)
+        try:
+            await self._all(link, parts)
+        except _Missing:
+            if not self.may_declare:
+                raise
+            await self.base(link)  # somebody has deleted what it is bound to
+            await self._all(link, parts)
         return was_absent
+
+    async def mend(self, link: Link, queues: Iterable[str]) -> bool:
+        """Have the exchange that delays end in, and what is bound to it: of its absence the broker tells nobody. True
+        when it was gone. `TopologyMismatch`, `BrokerUnavailable`."""
+        [end] = [one for one in self.topology.base().exchanges if one.name == self.topology.delay_out]
+        if not self.may_declare or not isinstance(await _refusal(link, end, is_passive=True), ChannelNotFoundEntity):
+            return False
+        await self.base(link)
+        for queue in queues:
+            await self.queue(link, queue)
+        return True
 
     async def _all(self, link: Link, parts: Parts) -> None:
         """All parts on one channel, and a new one after each that the broker refuses."""
@@ -109,7 +130,8 @@ class Declarer:
         if _is_only_down(error):
             raise BrokerUnavailable(f"{_named(part)}: {error}") from error
         if difference.problem != "differs" or self._on_mismatch == "error":
-            raise TopologyMismatch(f"{difference}; {_advice(difference, part)}") from None
+            kind = _Missing if difference.problem == "missing" else TopologyMismatch
+            raise kind(f"{difference}; {_advice(difference, part)}") from None
         if difference.part not in self.used_as_they_are:
             self.used_as_they_are.add(difference.part)
             logger.warning("broker: %s; it is used as it is", difference)
@@ -211,7 +233,10 @@ def _difference(part: Exchange | Queue | Binding, error: Exception) -> Differenc
 
 def _advice(difference: Difference, part: Exchange | Queue | Binding) -> str:
     if difference.problem == "missing":
-        return "somebody with the right to configure has to run `actorjobs topology apply` first"
+        return (
+            "somebody with the right to configure has to run `actorjobs topology apply` first, with the application "
+            "(--app) or the queue's name (-Q)"
+        )
     if difference.problem == "refused":
         right = f"write {part.target} and read {part.source}" if isinstance(part, Binding) else f"configure {part.name}"
         return (

@@ -32,6 +32,8 @@ _DELIVER, _RETURN = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x32"
 _ACK, _NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 _CLOSES: Final = (b"\x00\x14\x00\x28", b"\x00\x14\x00\x29")
 _REQUEUE: Final = 2
+LARGEST_KEPT: Final = 1 << 20
+"""Bytes of a message that is no hint. (A database server takes so much in one statement, however it is set up.)"""
 STREAM_LIMIT: Final = 2**16
 ALIVE_SECONDS: Final = 1.0
 
@@ -39,12 +41,14 @@ ALIVE_SECONDS: Final = 1.0
 class Delivered:
     """A message as it came: `tag` and `body`; the rest is decoded for whoever asks."""
 
-    __slots__ = ("_header", "_method", "body", "tag")
+    __slots__ = ("_header", "_method", "body", "size", "tag")
 
-    def __init__(self, method: bytes, header: bytes, body: bytes) -> None:
+    def __init__(self, method: bytes, header: bytes, body: bytes, size: int) -> None:
         self._method = method
         self._header = header
         self.body = body
+        """Its beginning only, where it is larger than `LARGEST_KEPT`; `size` is how many bytes it has."""
+        self.size = size
         after = 5 + method[4]  # what comes first is the consumer's tag
         self.tag: int = int.from_bytes(method[after : after + 8], "big")
 
@@ -69,7 +73,7 @@ def _properties(header: bytes) -> Basic.Properties:
 class _Channel:
     """What is taken of one channel's frames, and the message that is just arriving on it."""
 
-    __slots__ = ("_body", "_header", "_left", "_method", "answered", "delivered", "returned")
+    __slots__ = ("_header", "_left", "_method", "_parts", "_size", "answered", "delivered", "returned")
 
     def __init__(
         self,
@@ -81,18 +85,20 @@ class _Channel:
         self.answered = answered
         self.returned = returned
         self._method: bytes | None = None
-        self._header = self._body = b""
-        self._left = 0
+        self._header = b""
+        self._parts: list[bytes] = []
+        self._size = self._left = 0
 
     def takes(self, kind: int, frame: bytes) -> bool:
         """Whether this frame, without its head and end, is none of the driver's business; if so, it is dealt with."""
         if self._method is None:
             return kind == _METHOD and self._takes_method(frame)
         if kind == _HEADER:
-            self._header, self._body = frame, b""
-            self._left = int.from_bytes(frame[4:12], "big")
+            self._header, self._parts = frame, []
+            self._size = self._left = int.from_bytes(frame[4:12], "big")
         else:
-            self._body = self._body + frame if self._body else frame
+            if self._size - self._left < LARGEST_KEPT:
+                self._parts.append(frame)
             self._left -= len(frame)
         if self._left <= 0:
             method, self._method = self._method, None
@@ -117,7 +123,8 @@ class _Channel:
 
     def _arrived(self, method: bytes) -> None:
         if self.delivered is not None:
-            self.delivered(Delivered(method, self._header, self._body))
+            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self.delivered(Delivered(method, self._header, body, self._size))
         elif self.returned is not None:
             self.returned(str(_properties(self._header).message_id))
 

@@ -4,6 +4,7 @@ end in a cancellation that nobody asked for."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -27,7 +28,12 @@ from actorjobs.errors import BrokerUnavailable
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 10.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+
+for _driver in ("aiormq", "aio_pika"):
+    # They tell of each lost connection several times, with tracebacks; our own log says it once. Who sets up logging
+    # hears them all the same.
+    logging.getLogger(_driver).addHandler(logging.NullHandler())
 
 ChannelRefused = AMQPChannelError
 """The broker's answer to a request that it will not fulfil (403 to 406): the channel is gone, the link lives."""
@@ -122,7 +128,9 @@ class Link:
     @property
     def why_lost(self) -> str:
         """Why the connection ended."""
-        if not self.lost.done() or self.lost.cancelled() or (error := self.lost.exception()) is None:
+        if self.lost.cancelled():
+            return "the broker has missed its heartbeats"
+        if not self.lost.done() or (error := self.lost.exception()) is None:
             return "the connection was closed"
         return _said(error)
 
@@ -168,6 +176,8 @@ def _failure(error: BrokerUnavailable, address: Address, host: str) -> BrokerUna
         # The driver has no words for a broker that closes the connection at this point.
         why = f"virtual host {address.vhost!r} is not there, or not open to user {address.user!r}"
         return BrokerRefused(f"{host}: {why}")
+    if isinstance(cause, AuthenticationError | ProbableAuthenticationError):
+        return BrokerRefused(f"{host}: the broker does not let user {address.user!r} in: the password may be wrong")
     kind = BrokerRefused if _needs_somebody(cause) else BrokerUnavailable
     return kind(f"{host}: {error if cause is None else _said(cause)}")
 
@@ -218,5 +228,9 @@ def _needs_somebody(error: BaseException | None) -> bool:
 
 def _said(error: BaseException) -> str:
     """The error in one line."""
+    if isinstance(error, asyncio.CancelledError):
+        return "the broker has missed its heartbeats"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:g} s"
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

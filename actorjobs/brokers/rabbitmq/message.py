@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 
 import orjson
 
+from actorjobs.model import is_run_id
 from actorjobs.ports import Hint
 
 VERSION = 1
@@ -43,13 +44,13 @@ def decode(body: bytes, *, store: str, queue: str) -> Decoded:
     if not isinstance(read, dict):
         return Undecodable("is not a JSON object")
     fields = cast("dict[str, Any]", read)
-    if fields.get("v") != VERSION:
+    if type(fields.get("v")) is not int or fields["v"] != VERSION:
         return Undecodable(f"is of version {str(fields.get('v'))[:20]}, this process reads version {VERSION}")
     if fields.get("store") != store:
         return Undecodable(f"belongs to another store ({str(fields.get('store'))[:40]})")
     run, seq, job = fields.get("run"), fields.get("seq"), fields.get("job")
-    if not isinstance(run, str) or not isinstance(job, str):
+    if not isinstance(run, str) or not isinstance(job, str) or not is_run_id(run):
         return Undecodable("does not name a run and its job")
-    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= _LARGEST_SEQ:
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 1 <= seq <= _LARGEST_SEQ:
         return Undecodable("has no generation that a run could have")
     return Hint(run_id=run, seq=seq, job=job, queue=queue)

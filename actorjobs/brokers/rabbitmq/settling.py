@@ -8,12 +8,9 @@ from typing import Any
 
 from aiormq.abc import AbstractChannel
 
-from actorjobs.brokers.rabbitmq.hot import Delivered
+from actorjobs.brokers.rabbitmq.hot import LARGEST_KEPT, Delivered
 from actorjobs.brokers.rabbitmq.pipeline import acknowledge
 from actorjobs.ports import Hint, Quarantined
-
-LARGEST_KEPT = 1 << 20
-"""Bytes of a message that is no hint. (A database server takes so much in one statement, however it is set up.)"""
 
 
 class Settler:
@@ -26,6 +23,7 @@ class Settler:
         self._acks: list[int] = []
         self._nacks: list[int] = []
         self._pending = asyncio.Event()
+        self.is_void = False
 
     def __len__(self) -> int:
         """Deliveries that the broker still counts as ours."""
@@ -49,6 +47,7 @@ class Settler:
 
     def void(self) -> None:
         """The channel is gone: the broker has taken everything back."""
+        self.is_void = True
         self._open.clear()
 
     def settle(self, tag: int, *, is_done: bool) -> None:
@@ -107,8 +106,8 @@ def quarantined(delivered: Delivered, queue: str, reason: str) -> Quarantined:
     """A message as it is kept: its bytes, and what it said of itself."""
     properties: Any = delivered.properties
     exchange, key = delivered.origin
-    if len(delivered.body) > LARGEST_KEPT:
-        reason = f"{reason}; of its {len(delivered.body)} bytes the first {LARGEST_KEPT} are kept"
+    if delivered.size > LARGEST_KEPT:
+        reason = f"{reason}; of its {delivered.size} bytes the first {LARGEST_KEPT} are kept"
     names = ("content_type", "message_id", "correlation_id", "app_id", "message_type", "headers", "timestamp")
     said = {name: getattr(properties, name, None) for name in names}
     said |= {"exchange": exchange, "routing_key": key}
