@@ -243,13 +243,13 @@ async def test_a_queue_that_goes_wrong_later_holds_up_itself_alone(
 ) -> None:
     monkeypatch.setenv("ACTORJOBS_BROKER_ON_MISMATCH", "error")
     async with setup.runtime(queues={"work": 5, "b": 5}) as worker:
-
-        async def is_consumed() -> bool:
-            return worker.broker._consumers["b"].prefetch > 0  # type: ignore[attr-defined,no-any-return]
-
-        await until(is_consumed)
         async with connected(parse_address(setup.broker), name="test") as link:
             channel, name = await link.channel(), setup.topology.work_queue("b")
+
+            async def is_consumed() -> bool:
+                return (await guarded(channel.queue_declare(name, passive=True))).consumer_count == 1
+
+            await until(is_consumed)
             arguments = {"x-queue-type": "quorum", "x-delivery-limit": 3}
             await guarded(channel.queue_delete(name))
             await guarded(channel.queue_declare(name, durable=True, arguments=arguments))
