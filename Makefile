@@ -16,7 +16,7 @@ test: ## all checks and tests
 crash: ## kill worker processes at random for 40 seconds, on each store and on RabbitMQ
 	@scripts/test tests/system -k crash
 
-faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: a quarter of an hour
+faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: forty minutes
 	@scripts/test tests/faults -m 'faults or not faults'
 
 bench: ## runs per second, on SQLite, PostgreSQL and MariaDB, alone and with RabbitMQ

@@ -267,3 +267,24 @@ async def test_the_password_is_in_no_line_of_the_log_and_in_no_repr(
             await refused.open()
     said += [str(error.value), *(logging.Formatter().format(one) for one in caplog.records)]
     assert not [line for line in said if password in line or "s3cr3t" in line]
+
+
+async def test_a_fleet_does_not_come_back_all_at_once(proxy: Proxy) -> None:
+    """Forty processes lose their broker in one moment, and find it again within a few of their pauses."""
+    fleet = [session(proxy.url, seed=number) for number in range(40)]
+    for one in fleet:
+        one.start()
+    await until(lambda: all(one.link is not None for one in fleet), within=20)
+    proxy.refuse()
+    proxy.reset()
+    await asyncio.sleep(5)
+    before = len(proxy.accepted)
+    proxy.heal()
+    await until(lambda: all(one.link is not None for one in fleet), within=30)
+    came = sorted(proxy.accepted[before:])
+    for one in fleet:
+        await one.stop()
+    busiest = max(sum(at <= other < at + 0.25 for other in came) for at in came)
+    assert len(came) >= 40
+    assert busiest <= 15
+    assert came[-1] - came[0] > 1.0

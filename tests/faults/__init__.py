@@ -1,6 +1,6 @@
 """The fault cases F1 to F25 on RabbitMQ, judged by the history checker (tests/system/checker.py).
 
-    F1  F2  F3  F16  F19    test_processes      workers and callers that die, stop, or have the wrong time
+    F1 F2 F3 F12 F16 F19    test_processes      workers and callers that die, stop, or have the wrong time
     F4  F18                 test_connections    connections that break while jobs run, loops that stand still
     F5  F6  F10  F11  F22   test_nodes          nodes killed, wiped, cut off, that differ or refuse (`make faults`)
     F6  F7  F10  F20        test_lost_hints     hints that are gone, and those that only seem to be

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Proxy:
         self.port = free_port()
         credentials, at, _ = parts.netloc.rpartition("@")
         self.url = parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self.port}").geturl()
+        self.accepted: list[float] = []
+        """When each connection came in, by the clock of `time.monotonic`."""
         self._to_server = _Direction()
         self._to_client = _Direction()
         self._connections: set[_Connection] = set()
@@ -141,6 +144,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         while True:
             accepted, _ = await loop.sock_accept(listener)
+            self.accepted.append(time.monotonic())
             self._started(self._serve(accepted))
 
     def _started(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
