@@ -28,6 +28,9 @@ NOT_HINTS: dict[str, bytes] = {
     "a newer version": orjson.dumps({"v": 99}),
     "another store's": orjson.dumps({"v": 1, "store": "\x00'; drop", "run": "a", "seq": 1, "job": "x"}),
     "a number for a run": orjson.dumps({"v": 1, "store": "STORE", "run": 7, "seq": 1, "job": "x"}),
+    "a garbage id": orjson.dumps({"v": 1, "store": "STORE", "run": "\x00\n'", "seq": 1, "job": "x"}),
+    "a long id": orjson.dumps({"v": 1, "store": "STORE", "run": "x" * 3000, "seq": 1, "job": "x"}),
+    "an empty id": orjson.dumps({"v": 1, "store": "STORE", "run": "", "seq": 1, "job": "x"}),
     "no generation": orjson.dumps({"v": 1, "store": "STORE", "run": "a", "seq": True, "job": "x"}),
     "a huge generation": orjson.dumps({"v": 1, "store": "STORE", "run": "a", "seq": 2**40, "job": "x"}),
     "a lone surrogate": b'{"v": 1, "store": "\\ud800"}',
@@ -35,9 +38,6 @@ NOT_HINTS: dict[str, bytes] = {
 }
 HINTS_OF_NOTHING: dict[str, dict[str, Any]] = {
     "an unknown run": {"run": "01900000-0000-7000-8000-000000000000", "seq": 1},
-    "a garbage id": {"run": "\x00\n'", "seq": 1},
-    "a long id": {"run": "x" * 3000, "seq": 1},
-    "an empty id": {"run": "", "seq": 0},
     "the largest generation": {"run": "01900000-0000-7000-8000-000000000000", "seq": 2**31 - 1},
 }
 
