@@ -1,4 +1,4 @@
-"""A process that dispatches so many runs, one after the other, and says so after each."""
+"""A process that dispatches so many runs, one after the other, and says so after each; then it stays for a second."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ async def main(count: int) -> None:
         for _ in range(count):
             handle = await runtime.dispatch(work, Work())
             print(handle.id, flush=True)
+        await asyncio.sleep(1)  # what it is to die of may come after the last of them
 
 
 if __name__ == "__main__":
