@@ -233,6 +233,8 @@ class Serves:
     jobs: Mapping[str, int] = field(default_factory=dict[str, int])
     queues: Mapping[str, int] = field(default_factory=dict[str, int])
     holds: Mapping[str, str] = field(default_factory=dict[str, str])
+    measures: bool = False
+    """Whether it could report the metrics that one worker reports for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,30 @@ class QueueInfo:
     reason: str | None = None
     waiting: int = 0
     running: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """How many runs of a queue are where. `oldest_age` is for how many seconds the first of the `ready` has been due;
+    `scheduled` and `retrying` are not due yet."""
+
+    ready: int = 0
+    oldest_age: float = 0.0
+    scheduled: int = 0
+    retrying: int = 0
+    running: int = 0
+    dead_lettered: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in a store, and for how long: `queues` by name. `unpublished` runs should be known to the broker by
+    now and are not, the first of them for `unpublished_age` seconds."""
+
+    queues: Mapping[str, Queued] = field(default_factory=dict[str, Queued])
+    unpublished: int = 0
+    unpublished_age: float = 0.0
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -511,6 +537,11 @@ class Store(Protocol):
 
     async def queues(self) -> Sequence[QueueInfo]: ...
 
+    async def backlog(self) -> Backlog:
+        """What waits and what is stuck, by queue; every queue that is declared or has runs is in it. Counted by indexes
+        alone where there are such, but counted: ask a few times a minute, not for every run."""
+        ...
+
     async def declare_queues(self, names: Sequence[str]) -> None: ...
 
     async def set_queue(
@@ -642,6 +673,18 @@ class Consumer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerFigures:
+    """What a process and its broker have to do with each other. `hints` counts, since the start, what has become of the
+    hints that left: `confirmed`, `returned`, `refused`, or `timed_out` for those that were never confirmed."""
+
+    is_connected: bool
+    is_blocked: bool
+    """Whether the broker takes nothing from this process, for want of memory or disk."""
+    on_their_way: int
+    hints: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """A duty to be seen to every so many seconds; `fn` returns True when there is more to do at once."""
 
@@ -671,6 +714,11 @@ class Broker(Protocol):
     @property
     def is_taking(self) -> bool:
         """False when a hint that it were given now would be left to the relay."""
+        ...
+
+    @property
+    def figures(self) -> BrokerFigures | None:
+        """How this process and the broker stand; None where there is no broker besides the store."""
         ...
 
     async def open(self) -> None:

@@ -112,6 +112,10 @@ class EmbeddedBroker:
     def is_taking(self) -> bool:
         return True
 
+    @property
+    def figures(self) -> None:
+        return None
+
     async def facts(self, queues: Sequence[str]) -> BrokerFacts | None:
         return None
 

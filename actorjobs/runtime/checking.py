@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
@@ -54,6 +54,12 @@ def check_is_list(name: str, value: object) -> None:
     """`InvalidOption` unless it is a list or a tuple."""
     if not isinstance(value, list | tuple):
         raise InvalidOption(f"{name}= takes a list, as in {name}=[...], not a value of type {type(value).__name__}")
+
+
+def check_is_names(name: str, value: Collection[object]) -> None:
+    """`InvalidOption` unless it holds names; one name alone would be taken for its letters."""
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise InvalidOption(f"{name}= takes names, as in {name}={{'acme'}}")
 
 
 def check_is_mapping(name: str, value: object) -> None:

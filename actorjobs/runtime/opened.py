@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -36,10 +37,12 @@ from actorjobs.ports import (
     Transaction,
 )
 from actorjobs.runtime.brokering import open_broker
+from actorjobs.runtime.metering import Metering
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore, is_in_memory, open_store
+from actorjobs.telemetry.metrics_meters import Meters
 from actorjobs.worker.isolation import Crew, plan_for
 from actorjobs.worker.lease import Lease
 from actorjobs.worker.observing import Observers
@@ -103,7 +106,10 @@ class Opened:
         guard: Guard,
         hooks: Hooks,
         accept_replay: Callable[[Envelope], Awaitable[Accepted]],
+        meters: Meters | None = None,
+        metric_tenants: Collection[str] = (),
     ) -> None:
+        """Nothing is measured without `meters`."""
         if settings.broker_url != EMBEDDED and clock.is_virtual:
             raise InvalidOption("a virtual clock moves no broker: leave broker_url at 'embedded'")
         self.settings = settings
@@ -114,6 +120,9 @@ class Opened:
         self._guard = guard
         self._hooks = hooks
         self._accept_replay = accept_replay
+        self._meters = meters
+        self._metric_tenants = metric_tenants
+        self.metering: Metering | None = None
         self._app: App | None = None
         self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
@@ -141,6 +150,7 @@ class Opened:
         self.broker = self._new_broker()
         await self.recorder.start()
         await self.broker.open()
+        self._start_metering()
         self.queues = Queues(
             store=self.store,
             declared=lambda: self._registry.queues,
@@ -159,6 +169,20 @@ class Opened:
             broker=self.broker,
             cancel_here=self._cancel_here,
         )
+
+    def _start_metering(self) -> None:
+        if self._meters is None:
+            return
+        self.metering = Metering(
+            self._meters,
+            store=self.store,
+            broker=self.broker,
+            worker=lambda: self.worker,
+            dropped=lambda: self.observers.dropped,
+            tenants=self._metric_tenants,
+        )
+        self._endings = Observers((self.metering.ended,), store=self.store)
+        self.metering.start()
 
     @property
     def app(self) -> Any:
@@ -200,7 +224,7 @@ class Opened:
             definition_of=self._registry.definition,
             dispatcher=dispatcher,
             store=self.store,
-            settle=self.recorder.settle,
+            settle=self.recorder.settle if self.metering is None else self.metering.settling(self.recorder.settle),
             clock=self._clock,
             random=self._random,
             app=lambda: self.app,
@@ -227,6 +251,7 @@ class Opened:
             random=self._random,
             exits_when_stuck=exits_when_stuck,
             blame=self._blame,
+            sweeps=() if self.metering is None else self.metering.sweeps,
         )
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):
@@ -251,6 +276,9 @@ class Opened:
             closing.push_async_callback(self.store.close)
             if self._app is not None:
                 closing.push_async_callback(self._app.stop)
+            if self.metering is not None:
+                closing.push_async_callback(self.metering.stop)
+                closing.push_async_callback(self._endings.close)
             closing.push_async_callback(self.observers.close)
             closing.push_async_callback(self.waiter.close)
             closing.push_async_callback(self.broker.close)
@@ -269,6 +297,12 @@ class Opened:
 
     async def accept(self, envelope: Envelope, tx: Transaction | None = None) -> Accepted:
         """One dispatch, answered when it is committed (or, with `tx`, part of the caller's transaction)."""
+        if self.metering is None:
+            return await self._accept(envelope, tx)
+        [accepted] = await self.metering.sending([envelope], _alone(self._accept(envelope, tx)))
+        return accepted
+
+    async def _accept(self, envelope: Envelope, tx: Transaction | None) -> Accepted:
         if tx is not None:
             [accepted] = await self.store.insert_all([envelope], tx)
             return accepted
@@ -278,6 +312,18 @@ class Opened:
 
     async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
         """All of them or none, in one transaction."""
+        accept = self._accept_all(envelopes, tx)
+        return list(await (accept if self.metering is None else self.metering.sending(envelopes, accept)))
+
+    def accept_in(self, envelope: Envelope, tx: Transaction) -> Accepted:
+        """One dispatch in the caller's synchronous transaction, in the caller's thread."""
+        began = time.perf_counter()
+        answers = self.store.insert_in([envelope], tx)
+        if self.metering is not None:
+            self.metering.runs.sent([envelope], answers, time.perf_counter() - began)
+        return answers[0]
+
+    async def _accept_all(self, envelopes: list[Envelope], tx: Transaction | None) -> Sequence[Accepted]:
         # More than the publisher has room for: the relay publishes them all, and at once.
         is_bulk = len(envelopes) > BULK_RUNS
         grace = 0.0 if is_bulk else PUBLISH_GRACE_SECONDS
@@ -308,6 +354,8 @@ class Opened:
             names = ("job", "queue", "tenant", "state", "attempt")
             facts = {"run_id": run.id, **{name: getattr(run, name) for name in names}, **facts}
         self.observers.tell(lambda: Observation(event=event, at=self._clock.now(), **facts))
+        if self.metering is not None and run is not None and event == "canceled":
+            self.metering.runs.ended(run.queue, run.job, run.tenant, run.state)
 
     def _accepted(self, envelope: Envelope, accepted: Accepted) -> None:
         self._observe(
@@ -321,16 +369,23 @@ class Opened:
     def _started(self, claim: Claim) -> None:
         if self.observers:
             self._observe("started", state=RunState.RUNNING, **_facts(claim))
+        if self.metering is not None:
+            self.metering.runs.started(claim)
 
     def _noted(self, run_id: str, state: RunState) -> None:
         self.waiter.note(run_id, state)
         self._observe(state.value, run_id=run_id, state=state)
+        if self.metering is not None:
+            # Its job and queue are yet to be read.
+            self._endings.tell(lambda: Observation(event=state.value, at=self._clock.now(), run_id=run_id, state=state))
 
     def _settled(self, settlement: Settlement, state: RunState | None) -> None:
         self.waiter.note(settlement.fence.run_id, state)
         self._log_end(settlement, state)
         if self.observers:
             self._observe_end(settlement, state)
+        if self.metering is not None:
+            self.metering.runs.settled(settlement, state, self._claim_of(settlement))
         if state in WAITING:
             hint = settlement.hint
             assert hint.seq is not None
@@ -355,11 +410,17 @@ class Opened:
 
     def _observe_end(self, settlement: Settlement, state: RunState | None) -> None:
         run_id, error = settlement.fence.run_id, settlement.error
-        at_work = None if self.performer is None else self.performer.performing.get(run_id)
-        facts: dict[str, Any] = {"run_id": run_id} if at_work is None else _facts(at_work.claim)
+        claim = self._claim_of(settlement)
+        facts: dict[str, Any] = {"run_id": run_id} if claim is None else _facts(claim)
         facts |= {"state": state, "seconds": settlement.taken}
         facts["error"] = None if error is None else decode_error(error).name
         self._observe("stale" if state is None else settlement.outcome.value, **facts)
+
+    def _claim_of(self, settlement: Settlement) -> Claim | None:
+        """What the attempt was made for; None where it was not made here."""
+        run_id = settlement.fence.run_id
+        at_work = None if self.performer is None else self.performer.performing.get(run_id)
+        return None if at_work is None else at_work.claim
 
     def _blame(self, variables: Context | None, task_name: str | None) -> tuple[str, str] | None:
         """The run that these context variables belong to, or the task of that name; asked from another thread."""
@@ -400,6 +461,10 @@ class Opened:
 
     def _has_work(self) -> bool:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)
+
+
+async def _alone(answer: Awaitable[Accepted]) -> Sequence[Accepted]:
+    return [await answer]
 
 
 def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from random import Random
@@ -34,7 +34,7 @@ from actorjobs.ports import (
     open_dispatcher,
 )
 from actorjobs.runtime.around import Together, around
-from actorjobs.runtime.checking import check_is_list, check_is_mapping, check_made_by_hand
+from actorjobs.runtime.checking import check_is_list, check_is_mapping, check_is_names, check_made_by_hand
 from actorjobs.runtime.doctoring import Finding, examine, examine_broker, repair, repair_broker
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.pending import PendingReport, check_pending
@@ -42,6 +42,7 @@ from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
 from actorjobs.stores import SqlStore
+from actorjobs.telemetry.metrics_meters import MeterProvider, meters_of
 from actorjobs.worker.isolation import refuse_in_child
 from actorjobs.worker.perform_here import perform_here
 
@@ -75,12 +76,15 @@ class Runtime:
         grace: float | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
+        meter_provider: MeterProvider | None = None,
+        metric_tenants: Collection[str] = (),
     ) -> None:
         """`jobs` are definitions, modules, or names of modules and packages; `queues` maps a name to how many runs a
         process performs at once. `context` makes the application's own async context manager, entered once per
         process: `ctx.app`. `policy` says who may do what; `middleware` goes around every attempt and
         `dispatch_middleware` around every dispatch, the first outermost; `observers` are told of whatever happens here.
-        `grace` is seconds. What is left out comes from `ACTORJOBS_*` variables or the defaults.
+        `grace` is seconds. `meter_provider` is OpenTelemetry's, else the global one; `metric_tenants` are the tenants
+        that metrics tell of by name. What is left out comes from `ACTORJOBS_*` variables or the defaults.
         """
         self._given = {"broker_url": broker, "store_url": store, "namespace": namespace, "grace": grace}
         lists: Mapping[str, object] = {
@@ -92,6 +96,7 @@ class Runtime:
         for name, value in lists.items():
             check_is_list(name, value)
         check_is_mapping("queues", queues or {})
+        check_is_names("metric_tenants", metric_tenants)
         self._registry = Registry(queues or {}, defaults)
         self._registry.add(jobs)
         self._defaults = defaults
@@ -102,6 +107,8 @@ class Runtime:
         self._context = context
         self._clock = clock or SystemClock()
         self._random = random or Random()
+        self._meter_provider = meter_provider
+        self._metric_tenants = frozenset(metric_tenants)
         self._opened: Opened | None = None
         self._closing: Opened | None = None
         self._loop_thread: int | None = None
@@ -177,6 +184,8 @@ class Runtime:
             guard=self._guard,
             hooks=self._hooks,
             accept_replay=self._accept_replay,
+            meters=meters_of(self._meter_provider),
+            metric_tenants=self._metric_tenants,
         )
         self._opened = opened
         try:
@@ -390,7 +399,7 @@ class Runtime:
             return self.run_sync(lambda: self.accept(envelope))
         if self._guard.is_on or self._hooks.dispatch_middleware:
             raise InvalidOption("a policy and dispatch middleware run on the loop: use `await dispatch(..., tx=...)`")
-        return self._open_one.store.insert_in([self._prepared(envelope)], tx)[0]
+        return self._open_one.accept_in(self._prepared(envelope), tx)
 
     def run_sync(self, make: Callable[[], Awaitable[T]]) -> T:
         """Await `make()` on the runtime's loop from another thread, as in `run_sync(lambda: runtime.runs.get(id))`."""

@@ -434,7 +434,10 @@ def serves_text(serves: Serves) -> str:
 
 
 def serves_of(text: str | None) -> Serves | None:
-    return None if text is None else Serves(**decode(text))
+    if text is None:
+        return None
+    # A newer worker may have more to say.
+    return Serves(**{name: value for name, value in decode(text).items() if name in Serves.__dataclass_fields__})
 
 
 def is_past_keeping(row: Row, keep: Mapping[RunState, float | None], now: datetime) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actorjobs.clock import Clock
 from actorjobs.stores.accepting import Accepting
+from actorjobs.stores.backlog import Backlogs
 from actorjobs.stores.database import open_database
 from actorjobs.stores.delivering import Delivering
 from actorjobs.stores.facts import Facts
@@ -25,7 +26,7 @@ from actorjobs.stores.queues import Queues
 from actorjobs.stores.sweeps import Sweeps
 
 
-class SqlStore(Accepting, Delivering, Outbox, Leases, Queues, Sweeps, Managing, Quarantine, Facts):
+class SqlStore(Accepting, Delivering, Outbox, Leases, Queues, Backlogs, Sweeps, Managing, Quarantine, Facts):
     """Runs of one namespace in a SQL database. See `actorjobs.ports.Store` for what each verb promises."""
 
     _is_open = False

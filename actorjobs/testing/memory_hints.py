@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -9,8 +11,19 @@ from typing import Any
 
 from actorjobs.clock import Clock
 from actorjobs.lifecycle import WAITING, advance
-from actorjobs.model import Transition, new_id
-from actorjobs.ports import LOST_AFTER_SECONDS, PROMISED_SECONDS, Bid, Claim, Hint, OutboxFacts, Quarantined, Refusal
+from actorjobs.model import RunState, Transition, new_id
+from actorjobs.ports import (
+    LOST_AFTER_SECONDS,
+    PROMISED_SECONDS,
+    Backlog,
+    Bid,
+    Claim,
+    Hint,
+    OutboxFacts,
+    Quarantined,
+    Queued,
+    Refusal,
+)
 from actorjobs.stores import bids as bidding
 from actorjobs.stores import quarantine, rows
 from actorjobs.testing import memory_rows
@@ -104,6 +117,18 @@ class MemoryHints(MemoryLeases):
             by_queue.setdefault(row["queue"], []).append(row)
         return {queue: _facts(some, now) for queue, some in by_queue.items()}
 
+    async def backlog(self) -> Backlog:
+        now = await self._begin()
+        mine = list(self.database.runs_of(self._namespace, *WAITING, RunState.RUNNING, RunState.DEAD_LETTERED))
+        names = sorted({*self._queues(), *(row["queue"] for row in mine)})
+        late = [at for row in self._waiting() if (at := row["publish_after"]) is not None and at <= now]
+        return Backlog(
+            queues={name: _queued([row for row in mine if row["queue"] == name], now) for name in names},
+            unpublished=len(late),
+            unpublished_age=(now - min(late)).total_seconds() if late else 0.0,
+            quarantined=len(await self.quarantined(sys.maxsize)),
+        )
+
     async def note_queue(self, queue: str, *, is_absent: bool) -> None:
         now = await self._begin()
         await self.declare_queues([queue])
@@ -180,3 +205,16 @@ def _facts(waiting: Sequence[Any], now: datetime) -> OutboxFacts:
     overdue = [row for row in waiting if row["publish_after"] is not None and row["publish_after"] <= now - seconds(10)]
     told = [row for row in waiting if row["publish_after"] is None and row["available_at"] <= now]
     return OutboxFacts(waiting=len(waiting), overdue=len(overdue), told=len(told))
+
+
+def _queued(runs: Sequence[Row], now: datetime) -> Queued:
+    states = Counter(state_of(row) for row in runs if row["available_at"] > now or state_of(row) not in WAITING)
+    due = [row["available_at"] for row in runs if state_of(row) in WAITING and row["available_at"] <= now]
+    return Queued(
+        ready=len(due),
+        oldest_age=(now - min(due)).total_seconds() if due else 0.0,
+        scheduled=states[RunState.SCHEDULED] + states[RunState.QUEUED],
+        retrying=states[RunState.RETRYING],
+        running=states[RunState.RUNNING],
+        dead_lettered=states[RunState.DEAD_LETTERED],
+    )

@@ -58,6 +58,10 @@ class PoolStatistics(Statistics):
     queue: str
     concurrency: int
     busy: int
+    settling: int
+    """Runs whose handler has ended, and whose outcome is not on record yet."""
+    mailbox: int
+    """Runs that no actor has taken yet; `busy` has them too."""
     performed: int
     is_paused: bool
     hold: str | None
@@ -269,6 +273,8 @@ class Pool:
             queue=self.queue,
             concurrency=self._target,
             busy=self.busy,
+            settling=self._settling,
+            mailbox=len(self._mailbox),
             performed=self._performed,
             is_paused=self._is_paused,
             hold=self.hold,

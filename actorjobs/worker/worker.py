@@ -19,7 +19,7 @@ from typing import Any
 from actorjobs.actors import Periodic, Service, Statistics, Tree
 from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
-from actorjobs.ports import Broker, Serves, Store
+from actorjobs.ports import Broker, Serves, Store, Sweep
 from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
 from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, begin_lease
 from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
@@ -96,8 +96,11 @@ class Worker:
         random: Random,
         exits_when_stuck: bool,
         blame: Blame,
+        sweeps: Sequence[Sweep] = (),
     ) -> None:
+        """`sweeps` are duties besides its own and the broker's: those of measuring, if anything is measured."""
         self.lease = lease
+        self._measures = bool(sweeps)
         self._performer = performer
         self._store = store
         self._clock = clock
@@ -143,7 +146,7 @@ class Worker:
                     exits_when_stuck=exits_when_stuck,
                 ),
                 BrokerService(broker, [plan.queue for plan in plans], self._wake),
-                *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in broker.sweeps),
+                *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in (*broker.sweeps, *sweeps)),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
                 self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
@@ -193,7 +196,7 @@ class Worker:
     async def _tell(self) -> None:
         """Say what is served here, when that has changed."""
         queues = {pool.queue: pool.concurrency for pool in self.pools}
-        serves = Serves(jobs=self._jobs, queues=queues, holds=self.holds)
+        serves = Serves(jobs=self._jobs, queues=queues, holds=self.holds, measures=self._measures)
         owner = self.lease.owner
         if owner is not None and self._told != (owner, serves):
             await self._store.serve(owner, serves)

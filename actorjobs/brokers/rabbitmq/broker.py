@@ -31,7 +31,7 @@ from actorjobs.brokers.suspects import SuspectSeat
 from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable, StoreUnavailable, TopologyMismatch
 from actorjobs.model import new_id
-from actorjobs.ports import PUBLISH_GRACE_SECONDS, BrokerFacts, Claim, Hint, Store, Sweep
+from actorjobs.ports import PUBLISH_GRACE_SECONDS, BrokerFacts, BrokerFigures, Claim, Hint, Store, Sweep
 
 logger = logging.getLogger("actorjobs.broker")
 
@@ -138,6 +138,21 @@ class RabbitBroker:
     @property
     def is_taking(self) -> bool:
         return not self.publisher.is_full
+
+    @property
+    def figures(self) -> BrokerFigures:
+        counts = self.publisher.counts
+        return BrokerFigures(
+            is_connected=self._publishing.link is not None,
+            is_blocked=self._publishing.is_blocked,
+            on_their_way=len(self.publisher),
+            hints={
+                "confirmed": counts.confirmed,
+                "returned": counts.returned,
+                "refused": counts.refused,
+                "timed_out": counts.let_go,
+            },
+        )
 
     # opening and closing
 

@@ -24,6 +24,7 @@ needs no passing of it. Needs pytest and pytest-asyncio; for readable failures a
 """
 
 from actorjobs.testing.store_suite.accepting import Accepting
+from actorjobs.testing.store_suite.counting import Counting
 from actorjobs.testing.store_suite.delivering import Delivering
 from actorjobs.testing.store_suite.hinting import Hinting
 from actorjobs.testing.store_suite.machine import Matching, StoreMachine
@@ -47,6 +48,7 @@ class StoreSuite(
     Settling,
     Owning,
     Wishing,
+    Counting,
     Sweeping,
     Reading,
     Managing,
