@@ -31,6 +31,7 @@ lint: ## the static checks alone
 
 docs: ## write the pages that are generated from code
 	@source scripts/_env; use_environment test; "$$python" -c "from actorjobs.lifecycle import diagram; print(diagram(), end='')" > docs/lifecycle.md
+	@source scripts/_env; "$$python" deploy/grafana/generate.py
 
 format: ## format, and mend what can be mended
 	@source scripts/_env; use_environment test; "$$python" -m ruff format .; "$$python" -m ruff check --fix .

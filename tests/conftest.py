@@ -21,6 +21,7 @@ from tests.contract.databases import (  # noqa: E402
     emptied,
     migrated_file,
 )
+from tests.telemetry.prometheus import NO_PROMETHEUS, Programs, find_programs  # noqa: E402
 
 SERVERS = {name: os.environ.get(f"ACTORJOBS_TEST_{name.upper()}_URL") for name in ("postgres", "mariadb", "rabbitmq")}
 NO_SERVER = 'no {} to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
@@ -33,18 +34,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without a server what needs one is left out, in one piece; in CI it fails."""
     if os.environ.get("CI") == "true":
         return
+    missing = {f"{name}_server": NO_SERVER.format(name) for name, address in SERVERS.items() if address is None}
+    if find_programs() is None:
+        missing["prometheus_programs"] = NO_PROMETHEUS
     left_out = config.stash.setdefault(LEFT_OUT, {})
-    for name in (name for name, address in SERVERS.items() if address is None):
-        needy = {item for item in items if f"{name}_server" in getattr(item, "fixturenames", ())}
+    for fixture, why in missing.items():
+        needy = {item for item in items if fixture in getattr(item, "fixturenames", ())}
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
-        left_out[name] = len(needy)
+        left_out[why] = len(needy)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for name, count in config.stash.get(LEFT_OUT, {}).items():
+    for why, count in config.stash.get(LEFT_OUT, {}).items():
         if count:
-            terminalreporter.write_line(f"{count} tests LEFT OUT: {NO_SERVER.format(name)}", yellow=True, bold=True)
+            terminalreporter.write_line(f"{count} tests LEFT OUT: {why}", yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -130,3 +134,12 @@ def mariadb_url(mariadb_database: str) -> str:
 def rabbitmq_server() -> str:
     """The address of a RabbitMQ server on which anything may be made."""
     return _server("rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def prometheus_programs() -> Programs:
+    """Prometheus and promtool."""
+    programs = find_programs()
+    if programs is None:
+        pytest.fail(NO_PROMETHEUS)
+    return programs

@@ -73,6 +73,9 @@ def worker(
     health_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Serve /live and /ready; process N on this port + N - 1.")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve /metrics to Prometheus; process N on this port + N - 1.")
+    ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="For development: a new worker whenever a .py or .toml file changes.")
     ] = False,
@@ -81,19 +84,25 @@ def worker(
     """Perform runs until SIGTERM or SIGINT; a second signal leaves at once."""
     _log(log_level)
     only = parse_queues(queues or [])
-    if health_port is not None and health_port + processes - 1 > HIGHEST_PORT:
-        raise InvalidOption(f"--health-port {health_port} leaves no port for {processes} processes")
+    ports = {"--health-port": health_port, "--metrics-port": metrics_port}
+    for option, first in ports.items():
+        if first is not None and first + processes - 1 > HIGHEST_PORT:
+            raise InvalidOption(f"{option} {first} leaves no port for {processes} processes")
     if processes == 1 and not reload:
-        options = WorkerOptions(queues=only, is_burst=burst, health_port=health_port)
+        options = WorkerOptions(queues=only, is_burst=burst, health_port=health_port, metrics_port=metrics_port)
         raise typer.Exit(run_worker(load_app(app_name), options))
     common = ["worker", *([app_name] if app_name else []), "--log-level", log_level]
     common += [word for text in queues or [] for word in ("-Q", text)]
     common += ["--burst"] if burst else []
-    ports = [[] if health_port is None else ["--health-port", str(health_port + index)] for index in range(processes)]
+
+    def of_process(index: int) -> list[str]:
+        given = [(option, first + index) for option, first in ports.items() if first is not None]
+        return [*common, *(word for option, port in given for word in (option, str(port)))]
+
     if reload:
-        raise typer.Exit(_run_reloading([*common, *ports[0]], is_alone=processes == 1 and not burst))
+        raise typer.Exit(_run_reloading(of_process(0), is_alone=processes == 1 and not burst))
     load_app(app_name)
-    raise typer.Exit(run_fleet([[*common, *port] for port in ports]))
+    raise typer.Exit(run_fleet([of_process(index) for index in range(processes)]))
 
 
 def _run_reloading(command: list[str], *, is_alone: bool) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from actorjobs.cli.health import HealthServer
 from actorjobs.errors import InvalidOption
 from actorjobs.runtime import PoolsFailing, Runtime
+from actorjobs.telemetry.metrics_prometheus import MetricsServer, provide
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -40,6 +41,7 @@ class WorkerOptions:
     queues: Mapping[str, int | None] | None = None
     is_burst: bool = False
     health_port: int | None = None
+    metrics_port: int | None = None
 
 
 def parse_queues(given: list[str]) -> dict[str, int | None] | None:
@@ -57,13 +59,25 @@ def parse_queues(given: list[str]) -> dict[str, int | None] | None:
 
 def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
     """Perform runs until a signal says stop; the exit status. A second signal leaves at once."""
-    status = _run(_Process(runtime, options).run())
+    metrics = None if options.metrics_port is None else _serve_metrics(options.metrics_port)
+    try:
+        status = _run(_Process(runtime, options).run())
+    finally:
+        if metrics is not None:
+            metrics.stop()
     if not _threads_end():
         # A handler that ignores its cancellation still holds a thread: its run is handed back, nobody waits for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _serve_metrics(port: int) -> MetricsServer:
+    """Before the runtime is opened, which decides then whether anything is measured."""
+    server = MetricsServer(port=port)
+    provide(server.start())
+    return server
 
 
 async def _leave_if_stuck(status: int) -> None:

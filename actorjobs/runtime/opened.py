@@ -181,6 +181,8 @@ class Opened:
             dropped=lambda: self.observers.dropped,
             tenants=self._metric_tenants,
         )
+        for job in self._registry.definitions:
+            self.metering.runs.begin(job.queue, job.name)
         self._endings = Observers((self.metering.ended,), store=self.store)
         self.metering.start()
 

@@ -15,6 +15,14 @@ from actorjobs.telemetry.metrics_meters import Meters
 
 SETTLE = "settle"
 
+PER_JOB = (
+    metrics.RETRIES,
+    metrics.DEAD_LETTERS,
+    metrics.LEASES_LOST,
+    metrics.DEDUPLICATED,
+    metrics.STALE_SETTLES,
+)
+
 
 class RunMetrics:
     """Told of each fact once, by whoever sees it happen. Takes microseconds and never raises for what it is told."""
@@ -24,6 +32,15 @@ class RunMetrics:
         self._meters = meters
         self._system = system
         self._tenants = frozenset(tenants)
+
+    def begin(self, queue: str, job: str) -> None:
+        """Have the counters of a job begin at 0. Whoever looks for an increase cannot see one in a series that begins
+        with the first dead letter."""
+        for metric in PER_JOB:
+            self._meters.count(metric, (queue, job), 0)
+        for state in RunState:
+            if state in TERMINAL:
+                self._meters.count(metrics.RUNS, (queue, job, None, state.value), 0)
 
     # dispatches
 

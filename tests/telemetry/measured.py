@@ -29,11 +29,15 @@ class Measured:
         return [] if metric is None else list(metric.data.data_points)
 
     def values(self, name: str, *by: str) -> dict[Any, float]:
-        """The values of a metric, by those of the attributes named; of a histogram how many were recorded."""
+        """The values of a metric, by those of the attributes named; of a histogram how many were recorded. Counters
+        that still are where they begin, at 0, are left out."""
         found: dict[Any, float] = {}
-        for point in self.points(name):
+        metric = self.metrics().get(name)
+        for point in [] if metric is None else metric.data.data_points:
             key = tuple(point.attributes.get(attribute) for attribute in by)
             value = point.count if hasattr(point, "bucket_counts") else point.value
+            if value == 0 and getattr(metric.data, "is_monotonic", False):
+                continue
             found[key if len(by) != 1 else key[0]] = found.get(key if len(by) != 1 else key[0], 0) + value
         return found
 
