@@ -291,8 +291,8 @@ class Queued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits in a store, and for how long: `queues` by name. `unpublished` runs should be known to the broker by
-    now and are not, the first of them for `unpublished_age` seconds."""
+    """What waits in a store, and for how long: `queues` by name. Of `unpublished` runs the broker is not known to have
+    been told, though they are due, the first of them for `unpublished_age` seconds."""
 
     queues: Mapping[str, Queued] = field(default_factory=dict[str, Queued])
     unpublished: int = 0

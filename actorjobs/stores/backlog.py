@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from actorjobs.model import RunState
-from actorjobs.ports import Backlog, Queued
+from actorjobs.ports import PUBLISH_GRACE_SECONDS, Backlog, Queued
 from actorjobs.stores import schema
 from actorjobs.stores.core import StoreCore
 from actorjobs.stores.scanning import words
@@ -65,8 +65,13 @@ class Backlogs(StoreCore):
     def _unpublished(self, connection: Connection, now: datetime) -> tuple[int, datetime | None]:
         if not self._has_outbox:
             return 0, None
-        late = (words(schema.WAITING_SQL), runs.c.publish_after.is_not(None), runs.c.publish_after <= now)
-        query = select(func.count(), func.min(runs.c.publish_after)).where(runs.c.namespace == self._namespace, *late)
+        # Whoever cannot publish a hint puts its moment off by the grace, again and again; those are meant too. What a
+        # consumer gave back, as of a paused queue, is put off for longer, and counted.
+        soon = now + timedelta(seconds=PUBLISH_GRACE_SECONDS)
+        outbox = (words(schema.WAITING_SQL), runs.c.publish_after.is_not(None), runs.c.publish_after <= soon)
+        is_meant = and_(runs.c.available_at <= now, or_(runs.c.publish_after <= now, runs.c.republished == 0))
+        mine = (runs.c.namespace == self._namespace, *outbox, is_meant)
+        query = select(func.count(), func.min(runs.c.available_at)).where(*mine)
         row: Any = connection.execute(self._dialect.by_index(query, runs, "actorjobs_runs_outbox")).one()
         return row[0], row[1]
 

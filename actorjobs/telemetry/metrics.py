@@ -183,14 +183,14 @@ OUTBOX_PENDING = Metric(
     name="actorjobs.outbox.pending",
     kind=Kind.GAUGE,
     unit="{run}",
-    about="Runs that the broker should know by now and does not",
+    about="Runs that are due and of which the broker is not known to have been told",
     is_global=True,
 )
 OUTBOX_AGE = Metric(
     name="actorjobs.outbox.oldest_age",
     kind=Kind.GAUGE,
     unit="s",
-    about="For how long the first of them has been overdue",
+    about="For how long the first of them has been due",
     is_global=True,
 )
 QUARANTINED = Metric(

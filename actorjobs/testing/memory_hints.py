@@ -15,6 +15,7 @@ from actorjobs.model import RunState, Transition, new_id
 from actorjobs.ports import (
     LOST_AFTER_SECONDS,
     PROMISED_SECONDS,
+    PUBLISH_GRACE_SECONDS,
     Backlog,
     Bid,
     Claim,
@@ -121,7 +122,8 @@ class MemoryHints(MemoryLeases):
         now = await self._begin()
         mine = list(self.database.runs_of(self._namespace, *WAITING, RunState.RUNNING, RunState.DEAD_LETTERED))
         names = sorted({*self._queues(), *(row["queue"] for row in mine)})
-        late = [at for row in self._waiting() if (at := row["publish_after"]) is not None and at <= now]
+        due = [row for row in self._waiting() if row["available_at"] <= now and row["publish_after"] is not None]
+        late = [row["available_at"] for row in due if _is_unpublished(row, now)]
         return Backlog(
             queues={name: _queued([row for row in mine if row["queue"] == name], now) for name in names},
             unpublished=len(late),
@@ -199,6 +201,13 @@ def _is_passed(row: Row, old: datetime | None, overtaken: Mapping[int, datetime]
     at = max(memory_rows.hinted_at(row), row["available_at"])
     moment = overtaken.get(row["priority"])
     return (old is not None and at <= old) or (moment is not None and at < moment)
+
+
+def _is_unpublished(row: Row, now: datetime) -> bool:
+    """Whether somebody should be publishing its hint: it has come back to nobody."""
+    grace = seconds(PUBLISH_GRACE_SECONDS if row["republished"] == 0 else 0.0)
+    at: datetime = row["publish_after"]
+    return at <= now + grace
 
 
 def _facts(waiting: Sequence[Any], now: datetime) -> OutboxFacts:

@@ -231,7 +231,12 @@ WORKERS = [
 BROKER = [
     stat("Connected", "0 when a process has no connection to publish on", now(m.BROKER_CONNECTED, how="min")),
     stat("Blocked", "1 when the broker takes nothing", now(m.BROKER_BLOCKED, how="max"), red_from=1),
-    stat("Unpublished", "Runs that the broker should know by now", now(m.OUTBOX_PENDING, how="max"), red_from=1000),
+    stat(
+        "Unpublished",
+        "Due runs of which the broker does not know",
+        now(m.OUTBOX_PENDING, how="max"),
+        red_from=1000,
+    ),
     stat("Unpublished since", "The first of them", now(m.OUTBOX_AGE, how="max"), unit="s", red_from=60),
     stat("Quarantine", "Messages that are no hints", now(m.QUARANTINED, how="max"), red_from=1),
     stat("On their way", "Hints without an answer yet", now(m.BROKER_PENDING)),

@@ -1,4 +1,4 @@
-"""An application whose worker processes do all that dashboards show: `actorjobs worker tests.telemetry.fleet:runtime`."""
+"""An application whose workers do all that dashboards show: `actorjobs worker tests.telemetry.fleet:runtime`."""
 
 from __future__ import annotations
 

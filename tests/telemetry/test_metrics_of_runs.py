@@ -12,11 +12,12 @@ import pytest
 from opentelemetry import metrics as api
 from opentelemetry.sdk.metrics import MeterProvider
 from pydantic import BaseModel
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 import actorjobs as aj
 from actorjobs.clock import VirtualClock
+from actorjobs.ports import Demand, WorkerInfo
 from actorjobs.runtime import opened
 from actorjobs.telemetry.metrics import LONG_SECONDS, METRICS, SECONDS
 from tests.telemetry.measured import Measured
@@ -195,6 +196,53 @@ async def test_a_snooze_is_no_retry(make_runtime: MakeRuntime, measured: Measure
         await (await snoozing.dispatch(Work())).result(timeout=10)
     assert measured.values("actorjobs.attempt.duration", OUTCOME) == {"snoozed": 1, "succeeded": 1}
     assert measured.total("actorjobs.retries") == 0
+
+
+async def test_a_run_whose_worker_died(make_runtime: MakeRuntime, measured: Measured) -> None:
+    async with make_runtime(work, meter_provider=None).client() as runtime:
+        await runtime.store.join(WorkerInfo(id="ghost", host="gone", boot_id="gone", pid=1))
+        await work.dispatch(Work())
+        [taken] = await runtime.store.take([Demand(queue="work", jobs={"test:work": 1}, limit=1)], "ghost")
+        assert len(taken.claims) == 1
+        await runtime.store.declare_dead(3600, ["ghost"])
+    async with make_runtime(work):
+        await measured.until(lambda: measured.total("actorjobs.runs") == 1)
+    assert measured.values("actorjobs.leases.lost", QUEUE, JOB) == {("work", "test:work"): 1}
+    assert measured.values("actorjobs.runs", STATE) == {"succeeded": 1}
+    assert measured.values("actorjobs.attempt.duration", OUTCOME) == {
+        "succeeded": 1
+    }  # how long the other took, nobody knows
+    assert measured.total("actorjobs.retries") == 0
+
+
+async def test_an_outcome_that_comes_too_late(make_runtime: MakeRuntime, measured: Measured) -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    @aj.job("test:zombie", queue="work", on_lease_loss="continue")
+    async def zombie(payload: Work) -> None:
+        started.set()
+        await gate.wait()
+
+    async with make_runtime(zombie) as runtime:
+        await zombie.dispatch(Work())
+        await started.wait()
+        async with runtime.store.engine.begin() as connection:  # as if somebody had taken it over
+            await connection.execute(text("UPDATE actorjobs_runs SET attempt = attempt + 1, claimed_by = 'other'"))
+        gate.set()
+        await measured.until(lambda: measured.total("actorjobs.settles.stale") == 1)
+    assert measured.values("actorjobs.settles.stale", QUEUE, JOB) == {("work", "test:zombie"): 1}
+    assert measured.total("actorjobs.attempt.duration") == 0
+    assert measured.total("actorjobs.runs") == 0
+
+
+async def test_counters_begin_at_zero(make_runtime: MakeRuntime, measured: Measured) -> None:
+    """Else the first dead letter would be no increase."""
+    async with make_runtime(work, slow).client():
+        for name in ("actorjobs.dead_letters", "actorjobs.retries", "actorjobs.leases.lost", "actorjobs.settles.stale"):
+            points = {point.attributes[JOB]: point.value for point in measured.points(name)}
+            assert points == {"test:work": 0, "test:slow": 0}, name
+        states = {point.attributes[STATE] for point in measured.points("actorjobs.runs")}
+        assert states == {"succeeded", "dead_lettered", "canceled", "expired"}
 
 
 async def test_the_wait_counts_from_when_a_run_is_due(make_runtime: MakeRuntime, measured: Measured) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel
@@ -15,9 +16,11 @@ import actorjobs as aj
 from actorjobs.runtime import metering
 from actorjobs.telemetry.metrics import METRICS, QUEUE_DEPTH, RETRIES
 from actorjobs.telemetry.metrics_meters import MOST_SERIES, meters_of
+from tests.brokers.topologies import forget
 from tests.telemetry.measured import Measured
 
 MakeRuntime = Callable[..., aj.Runtime]
+HINT = "actorjobs.hint.outcome"
 QUEUE, STATE, SLOT = "actorjobs.queue.name", "actorjobs.queue.state", "actorjobs.slot.state"
 
 
@@ -122,6 +125,36 @@ async def test_late_numbers_are_told_no_longer(make_runtime: MakeRuntime, monkey
         monkeypatch.setattr(runtime.store, "backlog", hangs)
         await measured.until(lambda: not measured.points("actorjobs.queue.depth"))
         assert measured.points("actorjobs.worker.slots.limit")  # what is its own it goes on to tell
+
+
+async def test_what_a_broker_is_told(make_runtime: MakeRuntime, rabbitmq_server: str) -> None:
+    measured, gate, namespace = Measured(), Gate(), f"metrics-{uuid4().hex[:12]}"
+    gate.event.set()
+    try:
+        async with make_runtime(measured, broker=rabbitmq_server, namespace=namespace, context=lambda: gate):
+            await measured.until(lambda: measured.values("actorjobs.broker.connected") == {(): 1})
+            await (await gated.dispatch(Work())).result(timeout=20)
+            outcomes = ("confirmed", "returned", "refused", "timed_out")
+            await measured.until(lambda: measured.values("actorjobs.broker.hints", HINT) == {"confirmed": 1})
+            assert {point.attributes[HINT] for point in measured.points("actorjobs.broker.hints")} == set(outcomes)
+            assert measured.values("actorjobs.broker.blocked") == {(): 0}
+            assert measured.values("messaging.client.consumed.messages", "messaging.system") == {"rabbitmq": 1}
+            await measured.until(lambda: measured.values("actorjobs.outbox.pending") == {(): 0})
+            await measured.until(lambda: measured.values("actorjobs.broker.hints.pending") == {(): 0})
+    finally:
+        await forget(rabbitmq_server, namespace)
+    assert measured.values("actorjobs.broker.hints", HINT) == {"confirmed": 1}  # counted on after the end
+
+
+async def test_what_waits_for_a_broker_that_is_down(make_runtime: MakeRuntime) -> None:
+    measured = Measured()
+    async with make_runtime(measured, broker="amqp://127.0.0.1:1/", grace=0):
+        await gated.dispatch(Work())
+        await measured.until(lambda: measured.values("actorjobs.outbox.pending") == {(): 1}, within=20)
+        await measured.until(lambda: measured.values("actorjobs.outbox.oldest_age")[()] > 0.5)
+        assert measured.values("actorjobs.broker.connected") == {(): 0}
+        assert measured.values("actorjobs.broker.hints.pending") == {(): 1}
+        assert measured.total("messaging.client.sent.messages") == 1  # accepted all the same
 
 
 async def test_a_loop_that_stands_still_shows(make_runtime: MakeRuntime) -> None:

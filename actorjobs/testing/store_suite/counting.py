@@ -56,17 +56,25 @@ class Counting(StoreSetting):
         assert queues[QUEUE] == Queued(ready=1, oldest_age=40.0)
         assert queues[retrying.queue] == Queued(ready=1, oldest_age=10.0)
 
-    async def test_what_nobody_has_published_in_time_is_unpublished(self, publishing: Store, travel: Travel) -> None:
-        first, second = await accepted(publishing, envelope(), envelope())
+    async def test_what_no_broker_knows_is_unpublished(self, publishing: Store, travel: Travel) -> None:
+        first, second, third = await accepted(publishing, envelope(), envelope(), envelope())
         await accepted(publishing, envelope(delay=7200))
-        assert (await publishing.backlog()).unpublished == 0  # whoever dispatched is just publishing
-        await travel(PUBLISH_GRACE_SECONDS + 3.0)
+        await travel(3.0)
+        hints = [Hint(run_id=one, seq=1, job=JOB, queue=QUEUE) for one in (first, second, third)]
         backlog = await publishing.backlog()
-        assert (backlog.unpublished, backlog.unpublished_age) == (2, 3.0)
-        await publishing.mark_published([Hint(run_id=first, seq=1, job=JOB, queue=QUEUE)])
+        assert (backlog.unpublished, backlog.unpublished_age) == (3, 3.0)
+        await publishing.publish_later(hints, PUBLISH_GRACE_SECONDS)  # they could not be published yet
+        await travel(1.0)
+        backlog = await publishing.backlog()
+        assert (backlog.unpublished, backlog.unpublished_age) == (3, 4.0)
+        await publishing.mark_published(hints[:1])
+        assert (await publishing.backlog()).unpublished == 2
+        await publishing.publish_later(hints[1:2], 10.0, doubling_to=900.0)  # given back by a consumer
         assert (await publishing.backlog()).unpublished == 1
-        await publishing.cancel(second, None, None)
+        await publishing.cancel(third, None, None)
         assert (await publishing.backlog()).unpublished == 0
+        await travel(10.0)
+        assert (await publishing.backlog()).unpublished == 1
 
     async def test_messages_in_quarantine_are_counted(self, store: Store, twin: Store) -> None:
         await store.quarantine([Quarantined(queue="dead", reason="no hint", body=b"?") for _ in range(3)])
