@@ -50,6 +50,7 @@ class Metering:
         self._broker = broker
         self._worker = worker
         self._dropped = dropped
+        self._is_timing = False
         self._told: dict[str, int] = {}
         self._reading: Reading = {}
         self._backlog: Backlog | None = None
@@ -82,16 +83,19 @@ class Metering:
         return answers
 
     def settling(self, settle: Settle) -> Settle:
-        """The same `settle`, measured."""
+        """The same `settle`, measured: one at a time, since those that wait together are committed together."""
 
         def measured(settlement: Settlement) -> asyncio.Future[RunState | None]:
             settled = settle(settlement)
-            settled.add_done_callback(partial(self._recorded, settlement.hint.queue, time.perf_counter()))
+            if not self._is_timing:
+                self._is_timing = True
+                settled.add_done_callback(partial(self._recorded, settlement.hint.queue, time.perf_counter()))
             return settled
 
         return measured
 
     def _recorded(self, queue: str, began: float, settled: asyncio.Future[RunState | None]) -> None:
+        self._is_timing = False
         error = asyncio.CancelledError() if settled.cancelled() else settled.exception()
         self.runs.recorded(queue, time.perf_counter() - began, error)
 

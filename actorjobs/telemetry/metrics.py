@@ -82,7 +82,7 @@ OPERATION_DURATION = Metric(
     name=names.MESSAGING_CLIENT_OPERATION_DURATION,
     kind=Kind.HISTOGRAM,
     unit="s",
-    about="How long a dispatch (send) took to be committed, and the outcome of an attempt (settle)",
+    about="How long a dispatch (send) took to be committed, or the outcome of an attempt (settle), one at a time",
     attributes=_CLIENT,
     bounds=SECONDS,
 )

@@ -142,6 +142,8 @@ def test_the_schema(shell: Shell) -> None:
         (("worker", "--health-port", "99999"), 2, "health-port"),
         (("worker", "--log-level", "loud"), 2, "log-level"),
         (("worker", "--health-port", "65535", "--processes", "2"), 2, "no port for 2 processes"),
+        (("worker", "--metrics-port", "99999"), 2, "metrics-port"),
+        (("worker", "--metrics-port", "65535", "--processes", "2"), 2, "--metrics-port 65535 leaves no port"),
         (("runs", "list", "--since", "0001-01-01T00:00+14:00"), 2, "years"),
         (("runs", "list", "--until", "9999-12-31T23:59-14:00"), 2, "years"),
         (("db", "sql", "--store", "postgresql://u@h:secret-canary/d"), 2, "not a URL"),
