@@ -20,21 +20,24 @@ class MetricsServer:
     never waits for the event loop, nor the loop for it."""
 
     def __init__(self, *, port: int, host: str = "0.0.0.0") -> None:
-        self._port = port
+        self.port = port
         self._host = host
         self._serving: tuple[WSGIServer, threading.Thread] | None = None
 
     def start(self) -> MetricReader:
-        """What a meter provider has to be given. `InvalidOption` when the port is taken, or the extra is missing."""
+        """What a meter provider has to be given. `InvalidOption` when the port is taken, the extra is missing, or the
+        process has a provider that measures: that one is somebody's, and takes no more readers."""
         try:
             from opentelemetry.exporter.prometheus import PrometheusMetricReader
             from prometheus_client import start_http_server
         except ModuleNotFoundError as error:
             raise InvalidOption(f"metrics for Prometheus need {error.name}: pip install 'actorjobs[otel]'") from None
+        if meters_of(None) is not None:
+            raise InvalidOption("this process has a meter provider: give that one a reader, and leave the port out")
         try:
-            self._serving = start_http_server(self._port, self._host)
+            self._serving = start_http_server(self.port, self._host)
         except OSError as error:
-            raise InvalidOption(f"metrics port {self._port} cannot be used: {error.strerror or error}") from None
+            raise InvalidOption(f"metrics port {self.port} cannot be used: {error.strerror or error}") from None
         # Into the registry that the process has anyway: what the application itself counts there comes along.
         return PrometheusMetricReader()
 
@@ -47,9 +50,7 @@ class MetricsServer:
 
 
 def provide(reader: MetricReader) -> None:
-    """Make this reader's provider the global one. `InvalidOption` over one that measures already: it is somebody's."""
+    """Make a provider with this reader the global one."""
     from opentelemetry.sdk.metrics import MeterProvider
 
-    if meters_of(None) is not None:
-        raise InvalidOption("--metrics-port: this process has a meter provider: give that one a reader for Prometheus")
     metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))

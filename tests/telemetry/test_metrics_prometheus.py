@@ -20,7 +20,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 
 from actorjobs.errors import InvalidOption
 from actorjobs.telemetry import metrics_prometheus
-from actorjobs.telemetry.metrics import METRICS
+from actorjobs.telemetry.metrics import METRICS, RETRIES
+from actorjobs.telemetry.metrics_meters import meters_of
 from tests.brokers.topologies import forget
 from tests.telemetry import promql
 from tests.telemetry.prometheus import Programs, Prometheus, fetch, free_port, running
@@ -142,25 +143,35 @@ def test_a_port_that_is_taken_is_one_clear_line() -> None:
 
 
 def test_a_provider_that_exists_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    provider = MeterProvider()
-    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", provider)
+    monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", MeterProvider())
+    port = free_port()
+    with pytest.raises(InvalidOption, match="has a meter provider"):
+        metrics_prometheus.MetricsServer(port=port, host="127.0.0.1").start()
+    with pytest.raises(OSError, match="refused"):
+        fetch(f"http://127.0.0.1:{port}/metrics")
+
+
+def test_a_server_serves_until_it_is_stopped() -> None:
     server = metrics_prometheus.MetricsServer(port=free_port(), host="127.0.0.1")
     reader = server.start()
-    try:
-        with pytest.raises(InvalidOption, match="has a meter provider"):
-            metrics_prometheus.provide(reader)
-    finally:
-        reader.shutdown()
-        server.stop()
+    provider = MeterProvider(metric_readers=[reader])
+    meters = meters_of(provider)
+    assert meters is not None
+    meters.count(RETRIES, ("work", "test:work"), 3)
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    [line] = [line for line in fetch(url).splitlines() if line.startswith("actorjobs_retries_total{")]
+    assert line.endswith(" 3.0")
+    provider.shutdown()
+    server.stop()
     server.stop()  # again does no harm
+    with pytest.raises(OSError, match="refused"):
+        fetch(url)
 
 
 def test_names_are_those_that_the_exporter_makes() -> None:
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics.export import MetricReader
     from prometheus_client import CollectorRegistry, generate_latest
-
-    from actorjobs.telemetry.metrics_meters import meters_of
 
     registry = CollectorRegistry()
     reader: MetricReader = PrometheusMetricReader(registry=registry)
