@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from actorjobs.actors import Background
@@ -71,16 +72,17 @@ class Metering:
 
     # what is done, and how long it takes
 
-    async def sending(self, envelopes: Sequence[Envelope], accept: Awaitable[Sequence[Accepted]]) -> Sequence[Accepted]:
-        """What `accept` gives, measured as a dispatch."""
+    @contextmanager
+    def sending(self, envelopes: Sequence[Envelope]) -> Generator[Callable[[Sequence[Accepted]], None]]:
+        """What happens in the block is measured as one dispatch; give what it yields the answers."""
         began = time.perf_counter()
+        answers: list[Accepted] = []
         try:
-            answers = await accept
+            yield answers.extend
         except BaseException as error:
             self.runs.not_sent(envelopes, error, time.perf_counter() - began)
             raise
         self.runs.sent(envelopes, answers, time.perf_counter() - began)
-        return answers
 
     def settling(self, settle: Settle) -> Settle:
         """The same `settle`, measured: one at a time, since those that wait together are committed together."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import Context, copy_context
@@ -301,7 +300,9 @@ class Opened:
         """One dispatch, answered when it is committed (or, with `tx`, part of the caller's transaction)."""
         if self.metering is None:
             return await self._accept(envelope, tx)
-        [accepted] = await self.metering.sending([envelope], _alone(self._accept(envelope, tx)))
+        with self.metering.sending([envelope]) as answered:
+            accepted = await self._accept(envelope, tx)
+            answered([accepted])
         return accepted
 
     async def _accept(self, envelope: Envelope, tx: Transaction | None) -> Accepted:
@@ -314,18 +315,23 @@ class Opened:
 
     async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
         """All of them or none, in one transaction."""
-        accept = self._accept_all(envelopes, tx)
-        return list(await (accept if self.metering is None else self.metering.sending(envelopes, accept)))
+        if self.metering is None:
+            return await self._accept_all(envelopes, tx)
+        with self.metering.sending(envelopes) as answered:
+            accepted = await self._accept_all(envelopes, tx)
+            answered(accepted)
+        return accepted
 
-    def accept_in(self, envelope: Envelope, tx: Transaction) -> Accepted:
-        """One dispatch in the caller's synchronous transaction, in the caller's thread."""
-        began = time.perf_counter()
-        answers = self.store.insert_in([envelope], tx)
-        if self.metering is not None:
-            self.metering.runs.sent([envelope], answers, time.perf_counter() - began)
-        return answers[0]
+    def accept_in(self, envelopes: Sequence[Envelope], tx: Transaction) -> Sequence[Accepted]:
+        """All of them or none, in the caller's synchronous transaction and in the caller's thread."""
+        if self.metering is None:
+            return self.store.insert_in(envelopes, tx)
+        with self.metering.sending(envelopes) as answered:
+            accepted = self.store.insert_in(envelopes, tx)
+            answered(accepted)
+        return accepted
 
-    async def _accept_all(self, envelopes: list[Envelope], tx: Transaction | None) -> Sequence[Accepted]:
+    async def _accept_all(self, envelopes: list[Envelope], tx: Transaction | None) -> list[Accepted]:
         # More than the publisher has room for: the relay publishes them all, and at once.
         is_bulk = len(envelopes) > BULK_RUNS
         grace = 0.0 if is_bulk else PUBLISH_GRACE_SECONDS
@@ -463,10 +469,6 @@ class Opened:
 
     def _has_work(self) -> bool:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)
-
-
-async def _alone(answer: Awaitable[Accepted]) -> Sequence[Accepted]:
-    return [await answer]
 
 
 def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:

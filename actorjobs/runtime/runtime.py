@@ -399,7 +399,7 @@ class Runtime:
             return self.run_sync(lambda: self.accept(envelope))
         if self._guard.is_on or self._hooks.dispatch_middleware:
             raise InvalidOption("a policy and dispatch middleware run on the loop: use `await dispatch(..., tx=...)`")
-        return self._open_one.accept_in(self._prepared(envelope), tx)
+        return self._open_one.accept_in([self._prepared(envelope)], tx)[0]
 
     def run_sync(self, make: Callable[[], Awaitable[T]]) -> T:
         """Await `make()` on the runtime's loop from another thread, as in `run_sync(lambda: runtime.runs.get(id))`."""

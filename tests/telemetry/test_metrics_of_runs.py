@@ -188,7 +188,9 @@ async def test_a_dispatch_in_a_synchronous_transaction_is_sent_too(
 
         await asyncio.to_thread(dispatch)
         assert len(await runtime.runs.list()) == 1
-    assert measured.values("messaging.client.sent.messages", "messaging.destination.name") == {"work": 1}
+    assert measured.values("messaging.client.sent.messages", "messaging.destination.name", "error.type") == {
+        ("work", None): 1
+    }
 
 
 async def test_a_snooze_is_no_retry(make_runtime: MakeRuntime, measured: Measured) -> None:
