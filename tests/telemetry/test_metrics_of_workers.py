@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 import actorjobs as aj
+from actorjobs.ports import Backlog
 from actorjobs.runtime import metering
 from actorjobs.telemetry.metrics import METRICS, QUEUE_DEPTH, RETRIES
 from actorjobs.telemetry.metrics_meters import MOST_SERIES, meters_of
@@ -125,6 +126,22 @@ async def test_late_numbers_are_told_no_longer(make_runtime: MakeRuntime, monkey
         monkeypatch.setattr(runtime.store, "backlog", hangs)
         await measured.until(lambda: not measured.points("actorjobs.queue.depth"))
         assert measured.points("actorjobs.worker.slots.limit")  # what is its own it goes on to tell
+
+
+async def test_counting_is_no_load_on_the_store(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured()
+    async with make_runtime(measured) as runtime:
+        await measured.until(lambda: bool(measured.points("actorjobs.queue.depth")))
+        count, began = runtime.store.backlog, list[float]()
+
+        async def slowly() -> Backlog:
+            began.append(time.monotonic())
+            await asyncio.sleep(0.1)
+            return await count()
+
+        monkeypatch.setattr(runtime.store, "backlog", slowly)
+        await measured.until(lambda: len(began) == 2, within=20)
+    assert began[1] - began[0] >= 20 * 0.1
 
 
 async def test_what_a_broker_is_told(make_runtime: MakeRuntime, rabbitmq_server: str) -> None:
