@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from actorjobs.actors import Background
+from actorjobs.actors import Background, PeriodicStatistics
 from actorjobs.model import Envelope, Observation, RunState
 from actorjobs.ports import Accepted, Backlog, Broker, Settlement, Store, Sweep
 from actorjobs.telemetry import conventions, metrics
@@ -118,11 +118,14 @@ class Metering:
 
     def _look(self) -> None:
         self._count_news()
-        self._reading = {**self._pools(), **self._broker_now(), **self._backlog_now()}
+        self._reading = {**self._worker_now(), **self._broker_now(), **self._backlog_now()}
 
     def _count_news(self) -> None:
         """Count what others have counted since the last look."""
         self._count_up(metrics.OBSERVATIONS_DROPPED, (), self._dropped())
+        for duty in self._duties():
+            self._count_up(metrics.SWEEPS, (duty.name, "done"), duty.runs - duty.failures)
+            self._count_up(metrics.SWEEPS, (duty.name, "failed"), duty.failures)
         figures = self._broker.figures
         if figures is not None:
             for outcome, count in figures.hints.items():
@@ -133,7 +136,11 @@ class Metering:
         self._meters.count(metric, values, count - self._told.get(key, 0))
         self._told[key] = count
 
-    def _pools(self) -> Reading:
+    def _duties(self) -> Sequence[PeriodicStatistics]:
+        worker = self._worker()
+        return [] if worker is None else worker.duties
+
+    def _worker_now(self) -> Reading:
         worker = self._worker()
         pools = [] if worker is None else [pool.statistics() for pool in worker.pools]
         slots: dict[Values, float] = {(pool.queue, "busy"): pool.busy for pool in pools}
@@ -142,6 +149,9 @@ class Metering:
             metrics.SLOTS: slots,
             metrics.SLOTS_LIMIT: {(pool.queue,): pool.concurrency for pool in pools},
             metrics.MAILBOX_SIZE: {(pool.queue,): pool.mailbox for pool in pools},
+            metrics.SWEEP_DURATION: {
+                (duty.name,): duty.last_duration for duty in self._duties() if duty.last_duration is not None
+            },
         }
 
     def _broker_now(self) -> Reading:
@@ -180,7 +190,8 @@ class Metering:
         for lease in await self._store.workers():  # the longest first
             if lease.id == owner:
                 return True
-            if not lease.is_dead and lease.serves is not None and lease.serves.measures:
+            # One that has just begun and not said yet what it serves may be about to tell.
+            if not lease.is_dead and (lease.serves is None or lease.serves.measures):
                 return False
         return False
 

@@ -24,6 +24,8 @@ LONG_SECONDS: Final = (
 
 SLOT_STATE: Final = "actorjobs.slot.state"
 QUEUED_STATE: Final = "actorjobs.queue.state"
+SWEEP_NAME: Final = "actorjobs.sweep.name"
+SWEEP_OUTCOME: Final = "actorjobs.sweep.outcome"
 HINT_OUTCOME: Final = "actorjobs.hint.outcome"
 OTHER: Final = "_other"
 """Stands for every tenant that was not named as one to be told of."""
@@ -228,6 +230,20 @@ LOOP_LAG = Metric(
     about="How much later than asked the event loop called, looked at every second",
     bounds=SECONDS,
 )
+SWEEPS = Metric(
+    name="actorjobs.sweeps",
+    kind=Kind.COUNTER,
+    unit="{call}",
+    about="Calls of a worker's periodic duties (expiry, rescue, relay and others), done or failed",
+    attributes=(SWEEP_NAME, SWEEP_OUTCOME),
+)
+SWEEP_DURATION = Metric(
+    name="actorjobs.sweep.last_duration",
+    kind=Kind.GAUGE,
+    unit="s",
+    about="How long the last call of a duty took",
+    attributes=(SWEEP_NAME,),
+)
 OBSERVATIONS_DROPPED = Metric(
     name="actorjobs.observations.dropped",
     kind=Kind.COUNTER,
@@ -271,7 +287,7 @@ METRICS: Final = (
         STALE_SETTLES,
     ),
     *(QUEUE_DEPTH, OLDEST_AGE, OUTBOX_PENDING, OUTBOX_AGE, QUARANTINED),
-    *(SLOTS, SLOTS_LIMIT, MAILBOX_SIZE, LOOP_LAG, OBSERVATIONS_DROPPED),
+    *(SLOTS, SLOTS_LIMIT, MAILBOX_SIZE, LOOP_LAG, SWEEPS, SWEEP_DURATION, OBSERVATIONS_DROPPED),
     *(BROKER_CONNECTED, BROKER_BLOCKED, BROKER_HINTS, BROKER_PENDING),
 )
 """All of them, in the order in which the documentation has them."""

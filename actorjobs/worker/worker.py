@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from actorjobs.actors import Periodic, Service, Statistics, Tree
+from actorjobs.actors import Periodic, PeriodicStatistics, Service, Statistics, Tree
 from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
 from actorjobs.ports import Broker, Serves, Store, Sweep
@@ -181,6 +181,11 @@ class Worker:
     def is_on_duty(self) -> bool:
         """True while a periodic duty is under way."""
         return any(periodic.is_calling for periodic in self._periodics)
+
+    @property
+    def duties(self) -> list[PeriodicStatistics]:
+        """How the periodic duties are getting on."""
+        return [periodic.statistics() for periodic in self._periodics]
 
     async def start(self) -> None:
         if self._clock.is_virtual:

@@ -22,7 +22,17 @@ from actorjobs.telemetry.conventions import (
     QUEUE_NAME,
     RUN_STATE,
 )
-from actorjobs.telemetry.metrics import HINT_OUTCOME, QUEUED_STATE, SLOT_STATE, Kind, Metric, label, table
+from actorjobs.telemetry.metrics import (
+    HINT_OUTCOME,
+    QUEUED_STATE,
+    SLOT_STATE,
+    SWEEP_NAME,
+    SWEEP_OUTCOME,
+    Kind,
+    Metric,
+    label,
+    table,
+)
 
 ROOT = Path(__file__).parents[2]
 TABLE_BEGINS, TABLE_ENDS = "<!-- table: written by make docs -->\n", "<!-- end of table -->\n"
@@ -250,6 +260,18 @@ BROKER = [
         unit="ops",
     ),
     graph("Runs in the store", "By state", levels(m.QUEUE_DEPTH, QUEUED_STATE)),
+    graph(
+        "Sweeps that fail",
+        "A worker's periodic duties; the log says why",
+        rates(m.SWEEPS, SWEEP_NAME, where={SWEEP_OUTCOME: '="failed"'}),
+        unit="ops",
+    ),
+    graph(
+        "Sweeps take",
+        "The last call",
+        levels(m.SWEEP_DURATION, SWEEP_NAME, how="max"),
+        unit="s",
+    ),
     graph("Expiry", "Runs whose time to start has passed", rates(m.RUNS, QUEUE_NAME, where=EXPIRED), unit="ops"),
     graph("Rescue", "Runs taken back from workers that died", rates(m.LEASES_LOST, QUEUE_NAME), unit="ops"),
     graph(

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 import actorjobs as aj
-from actorjobs.ports import Backlog
+from actorjobs.ports import Backlog, WorkerInfo
 from actorjobs.runtime import metering
 from actorjobs.telemetry.metrics import METRICS, QUEUE_DEPTH, RETRIES
 from actorjobs.telemetry.metrics_meters import MOST_SERIES, meters_of
@@ -114,6 +114,19 @@ async def test_a_worker_that_measures_nothing_is_passed_over(make_runtime: MakeR
         assert silent.is_open
 
 
+async def test_a_worker_that_has_not_said_what_it_serves_is_left_the_telling(make_runtime: MakeRuntime) -> None:
+    """Two that start at once must not both tell until they look again."""
+    measured = Measured()
+    async with make_runtime(measured, meter_provider=None).client() as runtime:
+        await runtime.store.join(WorkerInfo(id="starting", host="other", boot_id="other", pid=1))
+        async with make_runtime(measured):
+            await measured.until(lambda: measured.total("actorjobs.sweeps") > 0)
+            await asyncio.sleep(0.5)
+            assert measured.points("actorjobs.queue.depth") == []
+            await runtime.store.leave("starting")
+            await measured.until(lambda: bool(measured.points("actorjobs.queue.depth")))
+
+
 async def test_late_numbers_are_told_no_longer(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metering, "STALE_SECONDS", 1.0)
     measured = Measured()
@@ -172,6 +185,22 @@ async def test_what_waits_for_a_broker_that_is_down(make_runtime: MakeRuntime) -
         assert measured.values("actorjobs.broker.connected") == {(): 0}
         assert measured.values("actorjobs.broker.hints.pending") == {(): 1}
         assert measured.total("messaging.client.sent.messages") == 1  # accepted all the same
+
+
+async def test_sweeps_that_fail_are_counted(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, by = Measured(), ("actorjobs.sweep.name", "actorjobs.sweep.outcome")
+    async with make_runtime(measured) as runtime:
+        await measured.until(lambda: measured.values("actorjobs.sweeps", *by).get(("expiry", "done"), 0) >= 1)
+        assert not any(outcome == "failed" for _, outcome in measured.values("actorjobs.sweeps", *by))
+
+        async def fails(_limit: int) -> list[str]:
+            raise aj.StoreUnavailable("it does not answer")
+
+        monkeypatch.setattr(runtime.store, "expire", fails)
+        await measured.until(lambda: measured.values("actorjobs.sweeps", *by).get(("expiry", "failed")) == 1)
+        known = {name for name, _ in measured.values("actorjobs.sweeps", *by)}
+        assert {"expiry", "retention", "rescue", "reconcile", "control", "lease guard", "backlog"} <= known
+        assert set(measured.values("actorjobs.sweep.last_duration", by[0])) >= {"expiry", "rescue", "backlog"}
 
 
 async def test_a_loop_that_stands_still_shows(make_runtime: MakeRuntime) -> None:

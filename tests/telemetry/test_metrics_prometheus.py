@@ -120,7 +120,8 @@ def test_every_panel_has_data(fleet: Fleet, prometheus_programs: Programs, tmp_p
         grown = {name for name in names if float(prometheus.query(f"sum ({name})")[0]["value"][1]) > 0}
         assert grown == names
         assert float(prometheus.query("count (up == 1)")[0]["value"][1]) == 2
-        assert len(prometheus.query("count by (instance) (actorjobs_queue_depth)")) == 1  # one tells for both
+        telling = "count by (instance) (actorjobs_queue_depth)"
+        assert wait_for(lambda: len(prometheus.query(telling)) == 1, 30)  # one tells for both
         assert float(prometheus.query("sum (actorjobs_worker_slots_limit)")[0]["value"][1]) == 2 * (5 + 3)
         assert wait_for(lambda: "ActorjobsDeadLetters" in prometheus.alerts(), 30)
         assert not {"ActorjobsBrokerLost", "ActorjobsBrokerBlocked", "ActorjobsNobodyTells"} & prometheus.alerts()
