@@ -175,7 +175,8 @@ UPDATE actorjobs_runs SET published_at = {{now}}, publish_after = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM published))
 """
 
-# The fence is checked on the rows that are locked, and from there on only what passed it is looked at.
+# The fence is checked on the rows that are locked, and from there on only what passed it is looked at. The outer join
+# and the flag are for the planner: of an inner join it expects one row, and then sorts all the ids for each of them.
 _SETTLE = """
 WITH t AS MATERIALIZED (SELECT {now} AS now),
 d AS MATERIALIZED (
@@ -186,8 +187,9 @@ found AS MATERIALIZED (
   SELECT id, attempt, claimed_by, state, cancel_requested_at FROM actorjobs_runs
   WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE),
 locked AS MATERIALIZED (
-  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM found r
-  JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'),
+  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled, r.id IS NOT NULL AS is_ours
+  FROM d LEFT JOIN found r
+    ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'),
 settled AS (
   UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE l.state END,
     failures = l.failures, losses = l.losses, result = l.result,
@@ -199,7 +201,7 @@ settled AS (
     seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END, {settled}
     unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
-  WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
+  WHERE u.id = ANY (ARRAY(SELECT id FROM locked WHERE is_ours)) AND u.id = l.id AND l.is_ours
   RETURNING u.id, u.state, u.attempted_at, t.now, l.attempt, l.owner, l.outcome, l.actor, l.error, l.span_id),
 ended AS (
   INSERT INTO actorjobs_attempts
@@ -256,8 +258,9 @@ class PostgresStatements:
         claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
         if len(claims) == demand.limit or demand.suspects:
             return Taken(claims=claims, next_due=0.0 if claims else None)
-        waiting = connection.execute(self._next, where).mappings().one()
-        return Taken(claims=claims, next_due=waiting["next_due"], suspects_due=waiting["suspects_due"])
+        waiting: Any = connection.execute(self._next, where).one()
+        next_due, suspects_due = waiting
+        return Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
 
     def claim(
         self,
@@ -286,7 +289,7 @@ class PostgresStatements:
     def stage(self, connection: Connection, namespace: str, limit: int, now: datetime) -> list[Hint]:
         """The hints that are to be published, each promised to the caller."""
         found = connection.execute(self._stage, {"ns": namespace, "limit": limit} | self._time(now)).all()
-        return [hint_of(row, row.delay) for row in found]
+        return [hint_of(row, row[-1]) for row in found]
 
     def mark(self, connection: Connection, namespace: str, published: Sequence[Generation], now: datetime) -> None:
         """Take what a broker has out of the outbox, but for what somebody is just working on."""
