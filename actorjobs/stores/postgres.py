@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from actorjobs.errors import InvalidOption
+from actorjobs.errors import InvalidOption, StoreUnavailable
 from actorjobs.stores.database import LockHeld, in_background, unavailable
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 CHANNEL = "actorjobs"
 STATEMENT_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 10.0
+_NOTIFY = text("SELECT pg_notify(:channel, '')")
 _TRY_AGAIN = frozenset({"40001", "40P01"})
 _LOCK_TIMEOUT = "55P03"
 _NO_ANSWER = ("08", "25006", "28", "3D", "53", "57", "58", "XX")
@@ -99,6 +100,7 @@ class PostgresDatabase(PooledDatabase):
         self._has_prepared = "statement_cache_size" not in arguments
         self._direct = _Direct(engine.execution_options(isolation_level="AUTOCOMMIT"))
         self._announcing: asyncio.Task[None] | None = None
+        self._has_news = False
 
     def _is_to_be_tried_again(self, error: DBAPIError) -> bool:
         return _sqlstate(error) in _TRY_AGAIN
@@ -148,15 +150,17 @@ class PostgresDatabase(PooledDatabase):
                 await connection.invalidate()
 
     def announce(self) -> None:
-        """Notify listeners soon, once for all that was committed meanwhile."""
+        """Notify listeners, once for all that was committed within two milliseconds of the last time."""
+        self._has_news = True
         if self._announcing is None or self._announcing.done():
             self._announcing = asyncio.create_task(self._notify(), name="actorjobs-notify")
 
     async def _notify(self) -> None:
-        await asyncio.sleep(0.002)
-        with suppress(DBAPIError, OSError, PoolTimeout, asyncio.TimeoutError):
-            async with self._engine.begin() as connection:
-                await connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+        while self._has_news:
+            self._has_news = False
+            with suppress(DBAPIError, StoreUnavailable):
+                await self.write_at_once(lambda connection: connection.execute(_NOTIFY, {"channel": CHANNEL}))
+            await asyncio.sleep(0.002)
 
     async def close(self) -> None:
         if self._announcing is not None:

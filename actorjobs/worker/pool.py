@@ -38,9 +38,9 @@ LONGEST_HOLD = 500
 LONGEST_RESTART_SECONDS = 5.0
 """How soon an actor that could not start is tried again: what it connects to may be back at any moment."""
 
-QUICK_SECONDS = 0.005
-"""Where runs take less on average, as many again as there are places are claimed ahead: else a place would wait longer
-for a commit than it is used."""
+QUICK_SECONDS = 0.05
+"""Where runs take less on average, as many again as there are places are claimed ahead: else each place would wait for
+a commit after every run, for a good part of the time."""
 
 AHEAD_SECONDS = 1.0
 """A run that was claimed ahead waits for a place for so long, at most twice that. Then those before it have become
