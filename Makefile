@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test crash faults bench bench-peers lint format services-up services-down
+.PHONY: docs help demo test crash faults bench bench-peers bench-profile lint format services-up services-down
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
@@ -25,6 +25,9 @@ bench: ## runs per second, on SQLite, PostgreSQL and MariaDB, alone and with Rab
 bench-peers: ## the same beside other systems, which are installed into .bench: an hour or two
 	@source scripts/_env; use_environment test; "$$python" -m benchmarks.peers --install
 	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks.peers --json .bench/peers.json
+
+bench-profile: ## what each stage of a run costs, in microseconds of CPU
+	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks.profile
 
 lint: ## the static checks alone
 	@scripts/test --checks

@@ -6,10 +6,9 @@ succeeded run is never reopened. A missing key in `TABLE` *is* the error. `docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from actorjobs.errors import RunStateConflict
 from actorjobs.model import Outcome, RunState, Transition
+from actorjobs.records import record
 
 S, T = RunState, Transition
 
@@ -56,7 +55,7 @@ def advance(state: RunState, transition: Transition) -> RunState:
         raise RunStateConflict(f"a {state} run cannot {transition}; that needs: {allowed}") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Standing:
     """What is on a running run's record and bears on what happens to it next."""
 
@@ -65,7 +64,7 @@ class Standing:
     losses: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Ending:
     """How an attempt ended. `delay` is the backoff asked for in seconds; `permanent` rules out a retry; a loss that
     does not count was a neighbour's fault."""
@@ -76,7 +75,7 @@ class Ending:
     counts: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision:
     """What becomes of the run: the transition, the state it leads to, and the new figures on its record.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from actorjobs.errors import AmbiguousRuntime, DuplicateRun, NoRuntime
 from actorjobs.lifecycle import Decision
 from actorjobs.model import Attempt, Envelope, HistoryEntry, Outcome, Run, RunState
+from actorjobs.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # --- values that cross the seams -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Accepted:
     """The store's answer to a dispatch: the run, whether it existed before, and whether the dispatch has replaced what
     it was to do."""
@@ -34,7 +35,7 @@ class Accepted:
     replaced: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hint:
     """What a broker carries: this run, in this generation, may be due `delay` seconds from now.
 
@@ -52,7 +53,7 @@ class Hint:
     tracestate: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Bid:
     """A wish to claim the run of a hint. `takes_suspect`: also if it was lost twice. `queue`: only if it is a run of
     that queue, since a pool must perform no others, whatever somebody puts into its queue."""
@@ -80,7 +81,7 @@ class Refused(StrEnum):
     """Its queue is paused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Refusal:
     """The store's answer to a bid that brought no claim."""
 
@@ -123,7 +124,7 @@ class Quarantined:
     at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Fence:
     """What proves that a write comes from the one valid attempt."""
 
@@ -132,7 +133,7 @@ class Fence:
     owner: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Claim:
     """A run taken for one attempt, with all that performing it needs. JSON columns stay text until they are used."""
 
@@ -178,7 +179,7 @@ class Claim:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Demand:
     """What a pool would take: up to `limit` due runs of `queue` whose job it knows, in a version that it knows.
 
@@ -193,7 +194,7 @@ class Demand:
     suspects: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Taken:
     """What a demand brought. `next_due` is seconds until the queue's next run is due; None when none waits.
 
@@ -205,7 +206,7 @@ class Taken:
     suspects_due: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Settlement:
     """The end of an attempt and what becomes of its run. `result` and `error` are JSON text.
 

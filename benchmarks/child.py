@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from benchmarks.plan import Demand
 from benchmarks.producing import Adapter, produce
+from benchmarks.sampling import Sampler
 
 
 def adapter_of(module: str) -> Adapter:
@@ -25,7 +26,10 @@ def adapter_of(module: str) -> Adapter:
 
 async def _produce(adapter: Adapter, demand: Demand) -> None:
     async with adapter.sending() as sender:
+        sampler = Sampler()
+        sampler.start()
         produced = await produce(sender, demand)
+        sampler.stop()
     sys.stdout.write(json.dumps(asdict(produced)) + "\n")
 
 

@@ -55,6 +55,11 @@ class Mailbox(Generic[M]):
         return self._capacity
 
     @property
+    def oldest(self) -> M | None:
+        """The message that is taken next; None when there is none."""
+        return self._messages[0] if self._messages else None
+
+    @property
     def is_full(self) -> bool:
         return self._capacity is not None and len(self._messages) >= self._capacity
 

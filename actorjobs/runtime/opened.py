@@ -345,8 +345,12 @@ class Opened:
             for envelope, answer in zip(envelopes, accepted, strict=True):
                 self._accepted(envelope, answer)
         now = self._clock.now()
-        hints = [_hint(*one, now) for one in zip(envelopes, accepted, strict=True)]
-        self.broker.publish([replace(hint, seq=None) for hint in hints] if is_bulk else hints)
+        told = zip(envelopes, accepted, strict=True)
+        if is_bulk:  # only that something is there, and when
+            alike = {(envelope.queue, envelope.delay, envelope.run_at): (envelope, one) for envelope, one in told}
+            self.broker.publish([replace(_hint(*one, now), seq=None) for one in alike.values()])
+        else:
+            self.broker.publish([_hint(*one, now) for one in told])
         if self.settings.broker_url == EMBEDDED and not self._clock.is_virtual:
             self.store.announce()
 

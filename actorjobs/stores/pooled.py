@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actorjobs.stores.database import unavailable
 
@@ -35,18 +34,20 @@ class PooledDatabase:
         return self._engine
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        return await self._written(work, self._engine.begin)
+        async def in_transaction() -> T:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work)
+
+        return await self._written(in_transaction)
 
     async def write_at_once(self, work: Callable[[Connection], T]) -> T:
         return await self.write(work)
 
-    async def _written(
-        self, work: Callable[[Connection], T], connect: Callable[[], AbstractAsyncContextManager[AsyncConnection]]
-    ) -> T:
+    async def _written(self, perform: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(RETRIES):
             try:
-                async with asyncio.timeout(self._timeout_seconds), connect() as connection:
-                    return await connection.run_sync(work)
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await perform()
             except DBAPIError as error:
                 if not self._is_to_be_tried_again(error) or attempt == RETRIES - 1:
                     raise self._translated(error) from error

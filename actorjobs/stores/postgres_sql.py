@@ -5,6 +5,7 @@ Every group statement locks its rows in the order of their ids: two that do not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -27,6 +28,7 @@ from actorjobs.ports import (
     Taken,
 )
 from actorjobs.stores.bids import Answers, Generation, Waiting, refusals
+from actorjobs.stores.frontier import SLOW_SECONDS, Frontier
 from actorjobs.stores.rows import (
     CLAIM_COLUMNS,
     HINT_COLUMNS,
@@ -84,6 +86,8 @@ _SETTLED = f"""publish_after = CASE WHEN l.is_over OR l.is_canceled THEN NULL
     published_at = NULL, republished = 0,"""
 _NO_OUTBOX = {"inserted": "CAST(NULL AS timestamptz)", "settled": ""}
 
+PRIORITIES = 10
+
 _IS_PAUSED = "EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND name = :queue AND is_paused)"
 
 
@@ -95,7 +99,8 @@ WITH due AS MATERIALIZED (
   SELECT one.id FROM generate_series(9, 0, -1) AS band (priority) CROSS JOIN LATERAL (
     SELECT id FROM actorjobs_runs
     WHERE namespace = :ns AND queue = :queue AND priority = band.priority AND {WAITING_SQL}
-      AND available_at <= {{now}} AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
+      AND available_at <= {{now}} AND available_at >= (CAST(:since AS timestamptz[]))[band.priority + 1]
+      AND hold IS NULL AND (expires_at IS NULL OR expires_at > {{now}})
       AND cancel_requested_at IS NULL AND losses {losses} 2 AND job = ANY(:jobs)
       AND (version = 1 OR version <= CAST(CAST(:versions AS jsonb) ->> job AS int))
     ORDER BY available_at LIMIT :limit FOR UPDATE SKIP LOCKED) one
@@ -155,19 +160,23 @@ WITH t AS MATERIALIZED (SELECT {{now}} AS now),
 due AS MATERIALIZED (
   SELECT {", ".join(HINT_COLUMNS)}, publish_after FROM actorjobs_runs
   WHERE namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL} AND publish_after <= (SELECT now FROM t)
+    AND publish_after >= CAST(:since AS timestamptz)
   ORDER BY publish_after LIMIT :limit FOR UPDATE SKIP LOCKED),
 promised AS (
   UPDATE actorjobs_runs SET publish_after = (SELECT now FROM t) + interval '{PROMISED_SECONDS} seconds'
   WHERE id = ANY (ARRAY(SELECT id FROM due)))
-SELECT {", ".join(HINT_COLUMNS)}, CAST(extract(epoch FROM available_at - (SELECT now FROM t)) AS float8) AS delay
-FROM due ORDER BY publish_after
+SELECT {", ".join(HINT_COLUMNS)}, CAST(extract(epoch FROM available_at - now) AS float8) AS delay, publish_after, now
+FROM t LEFT JOIN due ON true ORDER BY publish_after
 """
 
+# Most runs have been claimed by now: to lock them all the same would be a write each. (The condition is written so that
+# the planner sees no use in an index of such rows.)
 _MARK = f"""
 WITH d AS MATERIALIZED (SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, seq int)),
 found AS MATERIALIZED (
   SELECT id, seq, namespace, state, publish_after FROM actorjobs_runs
-  WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE SKIP LOCKED),
+  WHERE id = ANY (ARRAY(SELECT id FROM d)) AND coalesce(publish_after, 'infinity') < 'infinity'
+  ORDER BY id FOR UPDATE SKIP LOCKED),
 published AS MATERIALIZED (
   SELECT r.id FROM found r JOIN d ON d.id = r.id AND d.seq = r.seq
   WHERE r.namespace = :ns AND publish_after IS NOT NULL AND {WAITING_SQL})
@@ -175,7 +184,8 @@ UPDATE actorjobs_runs SET published_at = {{now}}, publish_after = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM published))
 """
 
-# The fence is checked on the rows that are locked, and from there on only what passed it is looked at.
+# The fence is checked on the rows that are locked, and from there on only what passed it is looked at. The outer join
+# and the flag are for the planner: of an inner join it expects one row, and then sorts all the ids for each of them.
 _SETTLE = """
 WITH t AS MATERIALIZED (SELECT {now} AS now),
 d AS MATERIALIZED (
@@ -186,8 +196,9 @@ found AS MATERIALIZED (
   SELECT id, attempt, claimed_by, state, cancel_requested_at FROM actorjobs_runs
   WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE),
 locked AS MATERIALIZED (
-  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled FROM found r
-  JOIN d ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'),
+  SELECT d.*, r.cancel_requested_at IS NOT NULL AND d.state <> 'succeeded' AS is_canceled, r.id IS NOT NULL AS is_ours
+  FROM d LEFT JOIN found r
+    ON d.id = r.id AND d.attempt = r.attempt AND d.owner = r.claimed_by AND r.state = 'running'),
 settled AS (
   UPDATE actorjobs_runs u SET state = CASE WHEN l.is_canceled THEN 'canceled' ELSE l.state END,
     failures = l.failures, losses = l.losses, result = l.result,
@@ -199,7 +210,7 @@ settled AS (
     seq = u.seq + CASE WHEN l.is_over OR l.is_canceled THEN 0 ELSE 1 END, {settled}
     unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
-  WHERE u.id = ANY (ARRAY(SELECT id FROM locked)) AND u.id = l.id
+  WHERE u.id = ANY (ARRAY(SELECT id FROM locked WHERE is_ours)) AND u.id = l.id AND l.is_ours
   RETURNING u.id, u.state, u.attempted_at, t.now, l.attempt, l.owner, l.outcome, l.actor, l.error, l.span_id),
 ended AS (
   INSERT INTO actorjobs_attempts
@@ -227,6 +238,12 @@ class PostgresStatements:
         self._claim, self._waiting = ready(_CLAIM), ready(_WAITING)
         self._stage, self._mark = ready(_STAGE), ready(_MARK)
         self._is_virtual, self._has_outbox = is_virtual, has_outbox
+        self._due: dict[tuple[str, str, bool], Frontier] = {}
+        self._unpublished: dict[str, Frontier] = {}
+
+    def _frontier(self, bands: int = 1) -> Frontier:
+        # Under a virtual clock, what takes long says nothing.
+        return Frontier(bands=bands, slow_seconds=math.inf if self._is_virtual else SLOW_SECONDS)
 
     def _time(self, now: datetime) -> dict[str, Any]:
         return {"now": now} if self._is_virtual else {}
@@ -252,12 +269,16 @@ class PostgresStatements:
         statement = self._take_suspects if demand.suspects else self._take
         versions = orjson.dumps(dict(demand.jobs)).decode()
         values = where | {"jobs": list(demand.jobs), "versions": versions, "limit": demand.limit, "owner": owner}
-        claims = [claim_of(row, owner) for row in connection.execute(statement, values)]
+        frontier = self._due.setdefault((namespace, demand.queue, demand.suspects), self._frontier(PRIORITIES))
+        search = frontier.begin()
+        claims = [claim_of(row, owner) for row in connection.execute(statement, values | {"since": search.since})]
+        frontier.end(search, ((claim.priority, claim.available_at) for claim in claims))
         claims.sort(key=lambda claim: (-claim.priority, claim.available_at, claim.run_id))
         if len(claims) == demand.limit or demand.suspects:
             return Taken(claims=claims, next_due=0.0 if claims else None)
-        waiting = connection.execute(self._next, where).mappings().one()
-        return Taken(claims=claims, next_due=waiting["next_due"], suspects_due=waiting["suspects_due"])
+        waiting: Any = connection.execute(self._next, where).one()
+        next_due, suspects_due = waiting
+        return Taken(claims=claims, next_due=next_due, suspects_due=suspects_due)
 
     def claim(
         self,
@@ -285,8 +306,15 @@ class PostgresStatements:
 
     def stage(self, connection: Connection, namespace: str, limit: int, now: datetime) -> list[Hint]:
         """The hints that are to be published, each promised to the caller."""
-        found = connection.execute(self._stage, {"ns": namespace, "limit": limit} | self._time(now)).all()
-        return [hint_of(row, row.delay) for row in found]
+        frontier = self._unpublished.setdefault(namespace, self._frontier())
+        search = frontier.begin()
+        values = {"ns": namespace, "limit": limit, "since": search.since[0]} | self._time(now)
+        rows: Sequence[Any] = connection.execute(self._stage, values).all()
+        hints = [hint_of(row, row[-3]) for row in rows if row[0] is not None]
+        *_, publish_after, seen_at = rows[-1]
+        reached = seen_at if len(hints) < limit else publish_after
+        frontier.end(search, [] if reached is None else [(0, reached)])
+        return hints
 
     def mark(self, connection: Connection, namespace: str, published: Sequence[Generation], now: datetime) -> None:
         """Take what a broker has out of the outbox, but for what somebody is just working on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from actorjobs.codec import truncate_error
 from actorjobs.errors import (
@@ -24,10 +23,11 @@ from actorjobs.errors import (
 )
 from actorjobs.lifecycle import Ending
 from actorjobs.model import CancelReason, ErrorInfo, Outcome
+from actorjobs.records import record
 from actorjobs.retry import Retry, sole_error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Verdict:
     """How an attempt ended, with the error to keep and the result as JSON text."""
 
@@ -36,7 +36,7 @@ class Verdict:
     result: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Ended:
     """What a handler came to: a value (JSON text), an exception, or neither when it ignored that it was canceled; or
     the verdict, where that was found in another process, which knows its exceptions."""
@@ -47,7 +47,7 @@ class Ended:
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Budget:
     """What bears on a retry: the policy in force, the job's own idea of a delay, what was used up already.
 

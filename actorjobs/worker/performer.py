@@ -11,7 +11,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from random import Random
@@ -94,6 +94,16 @@ class Performer:
         except BaseException:
             self._forget(claim)
             raise
+        settled.add_done_callback(partial(self._settled, claim))
+        return settled
+
+    def hand_back(self, claim: Claim) -> asyncio.Future[RunState | None]:
+        """Release a run that was claimed and not begun; the future is done once that is on record."""
+        attempt = _Attempt(claim=claim, seat=Seat("none"), began=self._clock.monotonic())
+        released = self._recorded(attempt, Verdict(ending=Ending(outcome=Outcome.INTERRUPTED)))
+        # Nothing was tried: what is known of its losses stays.
+        decision = replace(released.decision, losses=claim.losses)
+        settled = self._settle(replace(released, decision=decision, actor=None, span_id=None))
         settled.add_done_callback(partial(self._settled, claim))
         return settled
 

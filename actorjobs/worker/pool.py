@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from actorjobs.actors import (
@@ -25,7 +26,7 @@ from actorjobs.actors import (
     Supervisor,
     TaskService,
 )
-from actorjobs.clock import Clock
+from actorjobs.clock import Clock, Timer
 from actorjobs.codec import clip
 from actorjobs.jobs import Actor as OwnActor
 from actorjobs.model import RunState
@@ -37,6 +38,14 @@ LONGEST_HOLD = 500
 LONGEST_RESTART_SECONDS = 5.0
 """How soon an actor that could not start is tried again: what it connects to may be back at any moment."""
 
+QUICK_SECONDS = 0.05
+"""Where runs take less on average, as many again as there are places are claimed ahead: else each place would wait for
+a commit after every run, for a good part of the time."""
+
+AHEAD_SECONDS = 1.0
+"""A run that was claimed ahead waits for a place for so long, at most twice that. Then those before it have become
+slow, and it is handed back for others to have."""
+
 START_SECONDS = 30.0
 """How long an actor of the application's own may take to start."""
 
@@ -46,6 +55,9 @@ class Perform(Protocol):
 
     async def __call__(self, claim: Claim, seat: Seat) -> asyncio.Future[RunState | None]: ...
 
+
+HandBack = Callable[[Claim], asyncio.Future[RunState | None]]
+"""Gives up a claim that nothing was done for; the future is done once that is on record."""
 
 MakeOwn = Callable[[], OwnActor]
 """Makes what an actor keeps between runs."""
@@ -121,16 +133,17 @@ class Performing(Actor[Delivery]):
             await own.on_stop()
 
     async def receive(self, message: Delivery) -> None:
-        seat = Seat(self.name, self._own)
+        seat, pool = Seat(self.name, self._own), self._pool
+        began = pool.clock.monotonic()
         try:
             settled = await self._perform(message.claim, seat)
         except BaseException:
-            self._pool.ended(message)
-            self._pool.settled(message)
+            pool.ended(message)
+            pool.settled(message)
             raise
         # The actor is free for the next run while this one's outcome is being committed.
-        self._pool.ended(message)
-        settled.add_done_callback(lambda _settled: self._pool.settled(message))
+        pool.ended(message, pool.clock.monotonic() - began)
+        settled.add_done_callback(lambda _settled: pool.settled(message))
         if seat.is_to_renew:
             raise RestartActor(f"{self.name} is renewed: a handler asked for it")
 
@@ -188,6 +201,7 @@ class Pool:
         jobs: Mapping[str, int],
         broker: Broker,
         perform: Perform,
+        hand_back: HandBack,
         owner: Callable[[], str | None],
         clock: Clock,
         make: MakeOwn | None = None,
@@ -197,7 +211,12 @@ class Pool:
         self._default_concurrency = concurrency
         self._target = concurrency
         self._perform = perform
+        self._hand_back = hand_back
+        self.clock = clock
         self._make = make
+        self._pace = AHEAD_SECONDS
+        """How long runs take here, in seconds: a moving average."""
+        self._watch: Timer | None = None
         self._mailbox: Mailbox[Delivery] = Mailbox()
         self._in_hand = 0
         self._settling = 0
@@ -231,11 +250,13 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """How many more runs the pool could perform now. As many may wait for their outcome to be recorded as may be at
-        work; beyond that, the store is to catch up first."""
+        """How many more runs the pool could perform now, or very soon. As many may wait for their outcome to be
+        recorded as may be at work; beyond that, the store is to catch up first."""
         if self._is_paused:
             return 0
-        return min(self._target, self._ready) - self.busy - max(self._settling - self._target, 0)
+        places = min(self._target, self._ready)
+        ahead = places if self._pace < QUICK_SECONDS else 0
+        return places + ahead - self.busy - max(self._settling - self._target, 0)
 
     @property
     def hold(self) -> str | None:
@@ -272,7 +293,7 @@ class Pool:
             starts=self._actors.statistics().starts,
             queue=self.queue,
             concurrency=self._target,
-            busy=self.busy,
+            busy=min(self.busy, self._target),
             settling=self._settling,
             mailbox=len(self._mailbox),
             performed=self._performed,
@@ -281,7 +302,8 @@ class Pool:
         )
 
     def __repr__(self) -> str:
-        return f"Pool({self.queue!r}, {self.busy}/{self._target}{', paused' if self._is_paused else ''})"
+        busy, paused = min(self.busy, self._target), ", paused" if self._is_paused else ""
+        return f"Pool({self.queue!r}, {busy}/{self._target}{paused})"
 
     async def start(self) -> None:
         await self._actors.start()
@@ -303,6 +325,32 @@ class Pool:
     def hand_in(self, delivery: Delivery) -> None:
         self._in_hand += 1
         self._mailbox.put_nowait(delivery)
+        if self._watch is None and self.busy > self._target:
+            self._watch_ahead()
+
+    def _watch_ahead(self) -> None:
+        oldest = self._mailbox.oldest
+        self._watch = self.clock.call_later(AHEAD_SECONDS, lambda: self._look_after_ahead(oldest))
+
+    def _look_after_ahead(self, oldest: Delivery | None) -> None:
+        """Hand back what was claimed ahead, if the oldest of it is still the same."""
+        self._watch = None
+        if not len(self._mailbox):
+            return
+        if self._mailbox.oldest is not oldest:
+            self._watch_ahead()
+            return
+        self._pace = AHEAD_SECONDS
+        self.hand_back()
+
+    def hand_back(self) -> None:
+        """Give up what no actor has begun yet."""
+        for delivery in self._mailbox.drain():
+            self.ended(delivery)
+            self._hand_back(delivery.claim).add_done_callback(partial(self._handed_back, delivery))
+
+    def _handed_back(self, delivery: Delivery, _settled: asyncio.Future[RunState | None]) -> None:
+        self.settled(delivery)
 
     def changed(self) -> None:
         change, self._change = self._change, asyncio.Event()
@@ -313,8 +361,10 @@ class Pool:
 
     # what its actors tell
 
-    def ended(self, delivery: Delivery) -> None:
-        """The handler has ended."""
+    def ended(self, delivery: Delivery, seconds: float | None = None) -> None:
+        """The handler has ended, after so many seconds; or there is none to be."""
+        if seconds is not None:
+            self._pace += 0.1 * (seconds - self._pace)
         self._settling += 1
         delivery.ended()
         self.changed()

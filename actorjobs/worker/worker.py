@@ -113,6 +113,7 @@ class Worker:
                 jobs=plan.jobs,
                 broker=broker,
                 perform=performer.perform,
+                hand_back=performer.hand_back,
                 owner=lambda: lease.claiming_owner,
                 clock=clock,
                 make=plan.make,
@@ -214,10 +215,10 @@ class Worker:
             await self._all_idle(grace, hurry)
             if self._performer.performing:
                 logger.info("canceling %d runs that are still at work", len(self._performer.performing))
-                self._performer.cancel_all(CancelReason.SHUTDOWN)
+                self._cancel_all(CancelReason.SHUTDOWN)
                 await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
         finally:  # also for who is canceled while waiting: nobody is waited for any more
-            self._performer.cancel_all(CancelReason.SHUTDOWN)
+            self._cancel_all(CancelReason.SHUTDOWN)
             self._performer.abandon_all(CancelReason.SHUTDOWN)
             try:
                 await self._all_idle(CANCEL_GRACE_SECONDS, asyncio.Event())
@@ -257,11 +258,17 @@ class Worker:
             if at_work.claim.owner == owner:
                 self._lost_run(run_id)
 
+    def _cancel_all(self, reason: CancelReason) -> None:
+        """End what is at work, and begin no more of what was claimed."""
+        for pool in self.pools:
+            pool.hand_back()
+        self._performer.cancel_all(reason)
+
     async def _guard_lease(self) -> None:
         """Give up work that others may already have taken over."""
         age = self.lease.age
         if age >= CANCEL_AFTER_SECONDS and self._performer.performing:
             logger.error("the lease could not be renewed for %.1f s: running work is canceled", age)
-            self._performer.cancel_all(CancelReason.LOST)
+            self._cancel_all(CancelReason.LOST)
         if age >= ABANDON_AFTER_SECONDS:
             self._performer.abandon_all(CancelReason.LOST)

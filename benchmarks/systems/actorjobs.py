@@ -14,9 +14,11 @@ from actorjobs.runtime.brokering import open_topology
 from actorjobs.stores import open_store
 from benchmarks import bodies
 from benchmarks.plan import Message, Plan
+from benchmarks.sampling import Sampler
 from benchmarks.systems.names import QUEUE, SERVED, numbered, queues_of
 
 plan = Plan.current()
+sampler = Sampler()
 
 
 class Welcome(BaseModel):
@@ -34,6 +36,8 @@ class Numbered(Welcome):
 
 @aj.job("bench:noop", queue=QUEUE)
 async def noop(payload: Welcome) -> None:
+    if sampler.is_wanted:  # from the first run on: what starting costs is not a run's
+        sampler.start()
     await bodies.noop(payload.email, payload.title)
 
 

@@ -65,7 +65,7 @@ async def test_the_prefetch_is_the_number_of_places_as_long_as_runs_take_their_t
 async def test_quick_runs_have_more_fetched_than_there_are_places(serve: Serve) -> None:
     worker = await serve(2)
     handles = [await quick.dispatch() for _ in range(200)]
-    await until(lambda: consumer_of(worker).prefetch == 2 + QUICK_EXTRA)
+    await until(lambda: consumer_of(worker).prefetch >= 2 + QUICK_EXTRA)
     for handle in handles:
         await handle.result(timeout=20)
 

@@ -131,7 +131,13 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
     ids = await accepted(some[0], *(envelope(max_attempts=10_000) for _ in range(60)))
     hints: list[Hint] = [hint(id) for id in ids]
     done: Counter[str] = Counter()
-    deadline = time.monotonic() + 3
+    acted = ("staged", "claimed", "hurried", "restaged")
+    began = time.monotonic()
+
+    def goes_on() -> bool:
+        """For three seconds, and on a busy machine until each act has done something."""
+        seconds = time.monotonic() - began
+        return seconds < 3 or (seconds < 30 and not all(done[name] for name in acted))
 
     def learn(more: list[Hint], random: Random) -> None:
         hints.extend(more)
@@ -170,7 +176,7 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
 
     async def repeat(act: Callable[[SqlStore, Random], Awaitable[None]], store: SqlStore, seed: int) -> None:
         random = Random(seed)
-        while time.monotonic() < deadline:
+        while goes_on():
             try:
                 await act(store, random)
             except Exception as error:
@@ -180,6 +186,6 @@ async def test_groups_of_hints_at_once_never_lock_each_other_out(
 
     acts = [relay, work, sweep, manage, work, relay]
     await asyncio.gather(*(repeat(act, some[n % 3], n) for n, act in enumerate(acts)))
-    assert min(done[name] for name in ("staged", "claimed", "hurried", "restaged")) > 0, done
+    assert min(done[name] for name in acted) > 0, done
     assert done["claimed"] > 20
     assert not retried

@@ -24,10 +24,10 @@ from actorjobs.clock import SystemClock
 from actorjobs.errors import InvalidOption, SchemaOutdated, StoreUnavailable
 from actorjobs.model import Outcome, RunState
 from actorjobs.ports import Accepted, Claim
-from actorjobs.stores import SqlStore, accepting, open_store
+from actorjobs.stores import SqlStore, accepting, open_store, postgres_sql
 from actorjobs.stores.postgres_sql import PostgresStatements
 from actorjobs.stores.rows import row_or_refusal
-from actorjobs.stores.schema import HEAD, VERSION_TABLE, metadata
+from actorjobs.stores.schema import EPOCH, HEAD, VERSION_TABLE, metadata
 from actorjobs.testing.store_suite.setting import (
     EVERYTHING,
     JOB,
@@ -508,6 +508,7 @@ async def test_hot_statements_go_by_index(store: SqlStore, admin: AsyncEngine) -
         await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text("VACUUM ANALYZE"))
     statements = PostgresStatements(is_virtual=False)
     demand = {"ns": "default", "queue": "queue-3", "jobs": [JOB], "versions": "{}", "limit": 20, "owner": "w"}
+    demand["since"] = [EPOCH] * 10
     where = {"ns": "default", "queue": "queue-3"}
     settled = '[{"id":"%s","attempt":1,"owner":"w","outcome":"succeeded","state":"succeeded","is_over":true}]'
     hot: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -545,7 +546,7 @@ async def test_statements_for_hints_go_by_index(admin: AsyncEngine) -> None:
     hot: dict[str, tuple[Any, dict[str, Any]]] = {
         "claim": (statements._claim, rows | known | {"ns": "default"}),
         "why not": (statements._waiting, {"ids": ids, "ns": "default"}),
-        "stage": (statements._stage, {"ns": "default", "limit": 50}),
+        "stage": (statements._stage, {"ns": "default", "limit": 50, "since": EPOCH}),
         "mark": (statements._mark, rows | {"ns": "default"}),
     }
     await _go_by_index(admin, hot)
@@ -579,3 +580,20 @@ async def test_everything_else_answers_in_time_on_many_rows(store: SqlStore, adm
     assert await store.restage_lost("queue-3", {}, 100) == 100
     assert await store.publish_now("queue-3", [JOB]) == 0
     assert time.monotonic() - began < 5
+
+
+async def test_where_searches_are_slow_what_was_long_in_committing_is_found_a_little_later(
+    store: SqlStore, admin: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_sql, "SLOW_SECONDS", 0.0)
+    async with admin.connect() as connection, connection.begin():
+        [late] = await store.insert_all([envelope()], connection)
+        await asyncio.sleep(0.5)
+        [newer] = await accepted(store, envelope())
+        assert [claim.run_id for claim in await take(store)] == [newer]
+    [another] = await accepted(store, envelope())
+    assert [claim.run_id for claim in await take(store)] == [another]
+    async with asyncio.timeout(5):
+        while not (claims := await take(store)):
+            await asyncio.sleep(0.05)
+    assert [claim.run_id for claim in claims] == [late.run_id]

@@ -126,14 +126,19 @@ class Bench:
             await asyncio.sleep(0.1)
 
     async def judge(self, within: float = 60.0, *, most_attempts: int | None = None, empties: bool = True) -> None:
-        """Wait for the end; then no promise may be broken, and nothing left in the broker."""
+        """Wait for the end; then no promise may be broken, and nothing left in the broker.
+
+        Of the attempts, those that were handed back before an actor had begun them do not count.
+        """
         await self.all_over(within)
         runs = {run_id: await self.client.runs.get(run_id) for run_id in self.told}
         attempts = {run_id: await self.client.runs.attempts(run_id) for run_id in self.told}
         broken = violations(self.told, runs, attempts, self.effects())
         if most_attempts is not None:
-            many = [run for run in runs.values() if run.attempt > most_attempts]
-            broken += [f"{run.id}: took {run.attempt} attempts: {attempts[run.id]}" for run in many]
+            for run_id, made in attempts.items():
+                begun = [one for one in made if one.actor is not None or one.outcome is not aj.Outcome.INTERRUPTED]
+                if len(begun) > most_attempts:
+                    broken.append(f"{run_id}: took {len(begun)} attempts: {made}")
         assert not broken, f"{len(broken)} promises broken, among them:\n" + "\n".join(broken[:20])
         if empties:
             await self.empty()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from itertools import takewhile
 from typing import Any, Generic, TypeVar
@@ -12,11 +12,12 @@ from typing import Any, Generic, TypeVar
 from aiormq.abc import AbstractChannel, ChannelFrame
 
 from actorjobs.brokers.rabbitmq.hot import HotFrames, publish_frames, settle_frame
+from actorjobs.records import record
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Message:
     """What is published. `id` must be unique: the broker returns a message by that name alone."""
 
