@@ -33,9 +33,10 @@ from actorjobs.ports import (
     Hint,
     Settlement,
     Store,
+    Tracer,
     Transaction,
 )
-from actorjobs.runtime.brokering import open_broker
+from actorjobs.runtime.brokering import destination_of, open_broker
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
 from actorjobs.runtime.runs import Runs
@@ -103,6 +104,7 @@ class Opened:
         guard: Guard,
         hooks: Hooks,
         accept_replay: Callable[[Envelope], Awaitable[Accepted]],
+        tracer_provider: Any = None,
     ) -> None:
         if settings.broker_url != EMBEDDED and clock.is_virtual:
             raise InvalidOption("a virtual clock moves no broker: leave broker_url at 'embedded'")
@@ -114,6 +116,7 @@ class Opened:
         self._guard = guard
         self._hooks = hooks
         self._accept_replay = accept_replay
+        self._tracer_provider = tracer_provider
         self._app: App | None = None
         self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
@@ -124,6 +127,7 @@ class Opened:
 
     async def open(self) -> None:
         """Connect. `StoreUnavailable`, `SchemaOutdated`, `InvalidOption`."""
+        self.tracer = self._new_tracer()
         self.store = await self._new_store()
         try:
             await self.store.open()
@@ -183,6 +187,15 @@ class Opened:
             self.settings, store=self.store, claim=self.recorder.claim, clock=self._clock, random=self._random
         )
 
+    def _new_tracer(self) -> Tracer:
+        from actorjobs.telemetry.tracing import open_tracing  # what no runtime is opened in need not know of traces
+
+        return open_tracing(
+            self._tracer_provider,
+            destination=destination_of(self.settings),
+            definition_of=self._registry.find,
+        )
+
     async def _open_beating_store(self) -> Store:
         return await self._new_store(inline=True)
 
@@ -192,7 +205,7 @@ class Opened:
         """Enter the application's context and start the pools. `InvalidOption` for what child processes cannot find."""
         plan = plan_for(self._registry.definitions, app, self._registry.names)
         if plan is not None:
-            self._crew = Crew(plan=plan, dispatcher=dispatcher, random=self._random)
+            self._crew = Crew(plan=plan, dispatcher=dispatcher, random=self._random, tracer=self.tracer)
         if app is not None:
             self._app = App(app)
             await self._app.start()
@@ -207,6 +220,7 @@ class Opened:
             middleware=self._hooks.middleware,
             on_started=self._started,
             crew=self._crew,
+            tracer=self.tracer,
         )
         lease = Lease(clock=self._clock)
         versions = self._registry.versions
@@ -227,6 +241,7 @@ class Opened:
             random=self._random,
             exits_when_stuck=exits_when_stuck,
             blame=self._blame,
+            tracer=self.tracer,
         )
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):

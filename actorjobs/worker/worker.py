@@ -19,7 +19,7 @@ from typing import Any
 from actorjobs.actors import Periodic, Service, Statistics, Tree
 from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
-from actorjobs.ports import Broker, Serves, Store
+from actorjobs.ports import Broker, Serves, Store, Tracer
 from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
 from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, begin_lease
 from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
@@ -96,6 +96,7 @@ class Worker:
         random: Random,
         exits_when_stuck: bool,
         blame: Blame,
+        tracer: Tracer | None = None,
     ) -> None:
         self.lease = lease
         self._performer = performer
@@ -146,7 +147,7 @@ class Worker:
                 *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in broker.sweeps),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
-                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
+                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost, tracer)),
                 *shared,
                 self._every("control", CONTROL_SECONDS, self._control),
             ]

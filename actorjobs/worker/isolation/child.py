@@ -26,6 +26,7 @@ from actorjobs.errors import InvalidOption, PayloadInvalid
 from actorjobs.jobs import Definition, JobContext, definition_of
 from actorjobs.lifecycle import Ending
 from actorjobs.model import Outcome
+from actorjobs.ports import Tracer
 from actorjobs.worker.handling import handle
 from actorjobs.worker.isolation import inside
 from actorjobs.worker.isolation.line import Line, LineDispatcher, LineLink, Voice, end_at_once
@@ -80,6 +81,7 @@ class Child:
         self._limits: dict[str, Any] = setup["limits"]
         self._jobs = frozenset[str](setup["jobs"])
         self._threads = CapacityLimiter(math.inf)
+        self._tracer: Tracer | None = None
 
     async def serve(self) -> None:
         """Perform runs in the application's context until there are no more."""
@@ -115,8 +117,11 @@ class Child:
         voice = Voice(self._line, order["run"])
         ctx = context_of(order, app=self._app, link=LineLink(voice))
         definition = definition_of(find(order["script"]))
-        work = self._handle(definition, order, ctx, LineDispatcher(voice, self._jobs))
-        task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=self._variables.copy())
+        variables, tracer = self._variables.copy(), self._tracer_for(order)
+        if tracer is not None:
+            variables.run(tracer.carry_on, order["trace"])
+        work = self._handle(definition, order, ctx, LineDispatcher(voice, self._jobs, tracer))
+        task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=variables)
         await asyncio.wait({task})
         ended = Ended(error=asyncio.CancelledError()) if task.cancelled() else task.result()
 
@@ -131,6 +136,16 @@ class Child:
             elapsed=order["waited"] + time.monotonic() - began,
         )
         return judge(ended, None, budget)
+
+    def _tracer_for(self, order: Message) -> Tracer | None:
+        """For a worker that traces: what the handler does is to be seen below its attempt."""
+        if order["trace"] is None:
+            return None
+        if self._tracer is None:
+            from actorjobs.telemetry.tracing import open_carrier
+
+            self._tracer = open_carrier()
+        return self._tracer
 
     async def _handle(
         self, definition: Definition, order: Message, ctx: JobContext[Any], dispatcher: LineDispatcher
