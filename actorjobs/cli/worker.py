@@ -18,6 +18,7 @@ from typing import Any
 from actorjobs.cli.health import HealthServer
 from actorjobs.errors import InvalidOption
 from actorjobs.runtime import PoolsFailing, Runtime
+from actorjobs.telemetry.setup import Telemetry, configure
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -40,6 +41,7 @@ class WorkerOptions:
     queues: Mapping[str, int | None] | None = None
     is_burst: bool = False
     health_port: int | None = None
+    service_name: str = "actorjobs"
 
 
 def parse_queues(given: list[str]) -> dict[str, int | None] | None:
@@ -57,7 +59,8 @@ def parse_queues(given: list[str]) -> dict[str, int | None] | None:
 
 def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
     """Perform runs until a signal says stop; the exit status. A second signal leaves at once."""
-    status = _run(_Process(runtime, options).run())
+    telemetry = configure(service_name=options.service_name)
+    status = _run(_Process(runtime, options, telemetry).run())
     if not _threads_end():
         # A handler that ignores its cancellation still holds a thread: its run is handed back, nobody waits for it.
         sys.stdout.flush()
@@ -109,9 +112,10 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 class _Process:
     """One worker process."""
 
-    def __init__(self, runtime: Runtime, options: WorkerOptions) -> None:
+    def __init__(self, runtime: Runtime, options: WorkerOptions, telemetry: Telemetry) -> None:
         self._runtime = runtime
         self._options = options
+        self._telemetry = telemetry
         self._signals = 0
         self._is_draining = False
 
@@ -125,6 +129,8 @@ class _Process:
             logger.info("performing runs of %s", ", ".join(self._runtime.statistics()))
             await self._until_done()
             status = await self._drain()
+            if self._telemetry and not await asyncio.to_thread(self._telemetry.close):
+                logger.warning("the last spans and metrics were not taken in time")
             await _leave_if_stuck(status)
             return status
         finally:

@@ -22,7 +22,7 @@ from actorjobs.jobs import Actor, Queue
 from actorjobs.jobs.current import context_in
 from actorjobs.jobs.hooks import Hooks
 from actorjobs.lifecycle import WAITING
-from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState
+from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState, trace_id_of
 from actorjobs.policy import Guard
 from actorjobs.ports import (
     PUBLISH_GRACE_SECONDS,
@@ -366,6 +366,13 @@ class Opened:
             error.name,
             _one_line(error.message),
             state,
+            extra={
+                "run_id": settlement.fence.run_id,
+                "job": settlement.hint.job,
+                "attempt": settlement.fence.attempt,
+                "trace_id": settlement.trace_id or trace_id_of(settlement.hint.traceparent),
+                "span_id": settlement.span_id,
+            },
         )
 
     def _observe_end(self, settlement: Settlement, state: RunState | None) -> None:

@@ -274,8 +274,8 @@ class Runtime:
     async def examine(self, *, is_repairing: bool = False) -> list[Finding]:
         """What `actorjobs doctor` finds in the store; with `is_repairing` after taking back runs of dead workers."""
         await self._guard.runs()
-        store, broker = self._open_one.store, self._open_one.broker
-        repaired = await repair(store, self._clock) if is_repairing else []
+        store, broker, tracer = self._open_one.store, self._open_one.broker, self._open_one.tracer
+        repaired = await repair(store, self._clock, tracer) if is_repairing else []
         if is_repairing and self.settings.broker_url != EMBEDDED:
             repaired += await repair_broker(broker, store)
         return [*repaired, *await examine(store), *await examine_broker(broker, store)]

@@ -246,7 +246,7 @@ class Performer:
     def _recorded(self, attempt: _Attempt, verdict: Verdict, taken: float | None = None) -> Settlement:
         claim = attempt.claim
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
-        trace_id = trace_id_of(attempt.traceparent)
+        trace_id = None if attempt.trying is None else trace_id_of(attempt.traceparent)
         settlement = Settlement(
             fence=claim.fence,
             hint=claim.hint,

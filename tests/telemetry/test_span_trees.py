@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import actorjobs as aj
 from actorjobs.clock import VirtualClock
+from actorjobs.ports import Demand, WorkerInfo
+from tests.contract.databases import Stores
 from tests.telemetry.conftest import Traces
 from tests.telemetry.trees import process_spans
 
@@ -293,6 +295,30 @@ async def test_a_failed_dispatch(traces: Traces, sqlite_url: str) -> None:
         with pytest.raises(aj.IdempotencyConflict):
             await mail.dispatch(Mail(to="eve"), idempotency_key="one")
     assert traces.tree == ["send mail", "send mail ERROR(IdempotencyConflict)"]
+
+
+async def test_a_lost_worker(traces: Traces, sqlite_url: str, stores: Stores) -> None:
+    async with traces.runtime(sqlite_url, mail).client():
+        run = await mail.dispatch(Mail())
+    store = await stores.opened(sqlite_url)
+    dead = WorkerInfo(id="w-dead", host="gone", boot_id="b", pid=1)
+    await store.join(dead)
+    [taken] = await store.take([Demand(queue="default", jobs={"mail": 1}, limit=1)], dead.id)
+    [claim] = taken.claims
+    await store.leave(dead.id)
+    async with traces.runtime(sqlite_url, mail) as runtime:
+        await mail.handle(run.id).result(timeout=20)
+        lost, ended = await runtime.runs.attempts(run.id)
+    assert traces.tree == [
+        "send mail",
+        "  process mail #1 lost/retrying ERROR(WorkerLost) [creation: send mail]",
+        "  process mail #2 succeeded/succeeded [creation: send mail, previous_attempt: process mail #1]",
+        "    smtp",
+    ]
+    first, second = process_spans(traces.spans)
+    assert first.start_time == int(claim.claimed_at.timestamp() * 1e9)
+    assert (first.attributes or {})["actorjobs.worker.id"] == "w-dead"
+    assert [lost.span_id, ended.span_id] == [f"{span.context.span_id:016x}" for span in (first, second)]
 
 
 async def _run(traces: Traces, url: str, run_id: str) -> aj.Run:

@@ -16,7 +16,8 @@ import resource
 import signal
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyio import CapacityLimiter
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorjobs.worker")
 
 PR_SET_PDEATHSIG: Final = 1
+FLUSH_SECONDS: Final = 1.5
+"""For the last spans to be taken: the worker kills a child that it told to leave two seconds later."""
 OOM_SCORE_MORE: Final = 300
 """Added to what the kernel goes by when memory is out: let it choose a child before its worker."""
 
@@ -82,14 +85,30 @@ class Child:
         self._jobs = frozenset[str](setup["jobs"])
         self._threads = CapacityLimiter(math.inf)
         self._tracer: Tracer | None = None
+        self._service_name: str | None = setup["telemetry"]
 
     async def serve(self) -> None:
         """Perform runs in the application's context until there are no more."""
         self._line.attach()
         try:
-            await self._serve()
+            with self._telemetry():
+                await self._serve()
         finally:
             self._line.detach()
+
+    @contextmanager
+    def _telemetry(self) -> Generator[None]:
+        """The SDK, where the command line has set it up in the worker too."""
+        if self._service_name is None:
+            yield
+            return
+        from actorjobs.telemetry.setup import configure_child
+
+        telemetry = configure_child(self._service_name)
+        try:
+            yield
+        finally:
+            telemetry.close(FLUSH_SECONDS)
 
     async def _serve(self) -> None:
         entering = nullcontext() if self._factory is None else self._factory()
