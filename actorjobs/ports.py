@@ -51,6 +51,8 @@ class Hint:
     priority: int = 4
     traceparent: str | None = None
     tracestate: str | None = None
+    baggage: str | None = None
+    """Only where it is at hand: the run's row has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ class Claim:
             priority=self.priority,
             traceparent=self.traceparent,
             tracestate=self.tracestate,
+            baggage=self.baggage,
         )
 
 

@@ -1,4 +1,5 @@
-"""What tracing costs: the same runs without an SDK, and with one whose batches go to a collector by OTLP.
+"""What tracing costs: the same runs without an SDK, with one that records every span in batches and drops them, and
+with one whose batches go to a collector by OTLP: of every trace, and of one in ten.
 
     python -m benchmarks.tracing [--runs 5000] [--repeat 3] [--store URL] [--endpoint http://127.0.0.1:4317]
 
@@ -19,20 +20,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 import actorjobs as aj
 from actorjobs.telemetry.setup import configure
 
 TOGETHER = 100
 GRPC_PORT = 14317
-KINDS = ("no SDK", "exporting")
+KINDS = ("no SDK", "recording", "exporting", "one in ten")
 
 
 @aj.job("bench:traced")
 async def traced(text: str) -> None: ...
+
+
+class Dropping(SpanExporter):
+    """Has what is recorded and batched go nowhere."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+def set_up_recording() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Dropping()))
+    trace.set_tracer_provider(provider)
 
 
 async def measured(store: str, runs: int) -> dict[str, float]:
@@ -61,10 +79,12 @@ async def _dispatch(count: int) -> None:
 
 def in_child(kind: str, store: str, runs: int, endpoint: str) -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    if kind == "exporting":
+    if kind == "one in ten":
+        environment |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    if kind in ("exporting", "one in ten"):
         environment |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         environment |= {"OTEL_METRICS_EXPORTER": "none"}
-    command = [sys.executable, "-m", "benchmarks.tracing", "--child", "--store", store, "--runs", str(runs)]
+    command = [sys.executable, "-m", "benchmarks.tracing", "--child", kind, "--store", store, "--runs", str(runs)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -88,6 +108,8 @@ def collector() -> Iterator[str]:
 
 def main(asked: argparse.Namespace) -> None:
     if asked.child:
+        if asked.child == "recording":
+            set_up_recording()
         print(json.dumps(asyncio.run(measured(asked.store, asked.runs))))
         return
     figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
@@ -97,10 +119,11 @@ def main(asked: argparse.Namespace) -> None:
                 store = asked.store or f"sqlite:///{folder}/{repeat}-{kind.replace(' ', '-')}.db"
                 figures[kind].append(in_child(kind, store, asked.runs, to))
                 told = "  ".join(f"{what} {value:7,.0f}/s" for what, value in figures[kind][-1].items())
-                print(f"{repeat + 1} {kind:9}: {told}", flush=True)
+                print(f"{repeat + 1} {kind:10}: {told}", flush=True)
     for what in figures[KINDS[0]][0]:
-        plain, exporting = (statistics.median(one[what] for one in figures[kind]) for kind in KINDS)
-        print(f"{what:10}: {plain:7,.0f}/s without an SDK, {exporting:7,.0f}/s exporting: {exporting / plain:4.0%}")
+        medians = {kind: statistics.median(one[what] for one in figures[kind]) for kind in KINDS}
+        told = "  ".join(f"{kind} {value:7,.0f}/s {value / medians[KINDS[0]]:4.0%}" for kind, value in medians.items())
+        print(f"{what:10}: {told}")
 
 
 if __name__ == "__main__":
@@ -109,5 +132,5 @@ if __name__ == "__main__":
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--store", help="the address of a database of its own; its runs are left in it")
     parser.add_argument("--endpoint", help="of a collector that takes OTLP over gRPC")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     main(parser.parse_args())

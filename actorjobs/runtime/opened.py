@@ -435,6 +435,7 @@ def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:
         priority=envelope.priority,
         traceparent=envelope.traceparent,
         tracestate=envelope.tracestate,
+        baggage=envelope.baggage,
     )
 
 

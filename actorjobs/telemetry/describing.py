@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, cast
 from opentelemetry.trace import Span, StatusCode
 
 from actorjobs import codec
-from actorjobs.jobs import Definition
+from actorjobs.jobs import DEFAULT_PRIORITY, Definition
 from actorjobs.model import Envelope, ErrorInfo
 from actorjobs.ports import Claim, Destination, LostRun
 from actorjobs.telemetry import conventions as names
@@ -36,8 +36,9 @@ class Describing:
             **self.common(envelope.job, envelope.queue, operation),
             names.MESSAGING_MESSAGE_ID: envelope.id,
             names.RUN_ID: envelope.id,
-            names.PRIORITY: envelope.priority,
         }
+        if envelope.priority != DEFAULT_PRIORITY:
+            attributes[names.PRIORITY] = envelope.priority
         others = {names.TENANT_ID: envelope.tenant, names.PARENT_RUN_ID: envelope.parent}
         attributes |= _given({**others, names.REPLAY_OF: envelope.replay_of})
         if traced := self._traced(envelope.job):
@@ -53,11 +54,12 @@ class Describing:
             names.ATTEMPT_NUMBER: claim.attempt,
             names.ATTEMPT_MAX: claim.max_attempts,
             names.QUEUE_WAIT: max(0.0, (claim.claimed_at - claim.available_at).total_seconds()),
-            names.PRIORITY: claim.priority,
             names.WORKER_ID: claim.owner,
             names.ACTOR_ID: actor,
             **_given({names.TENANT_ID: claim.tenant, names.PARENT_RUN_ID: claim.parent}),
         }
+        if claim.priority != DEFAULT_PRIORITY:
+            attributes[names.PRIORITY] = claim.priority
         if traced := self._traced(claim.job):
             attributes |= _shown(traced, codec.decode(claim.payload))
         return attributes
@@ -71,7 +73,6 @@ class Describing:
             names.RUN_ID: fence.run_id,
             names.ATTEMPT_NUMBER: fence.attempt,
             names.ATTEMPT_MAX: run.max_attempts,
-            names.PRIORITY: hint.priority,
             names.WORKER_ID: fence.owner,
         }
 

@@ -115,10 +115,10 @@ class _Trying:
     def end(self, settlement: Settlement) -> None:
         span, decision = self._span, settlement.decision
         if span.is_recording():
-            span.set_attribute(names.ATTEMPT_OUTCOME, settlement.outcome.value)
-            span.set_attribute(names.RUN_STATE, decision.state.value)
+            told: Attributes = {names.ATTEMPT_OUTCOME: settlement.outcome.value, names.RUN_STATE: decision.state.value}
             if decision.state in WAITING:
-                span.set_attribute(names.RETRY_DELAY, decision.delay)
+                told[names.RETRY_DELAY] = decision.delay
+            span.set_attributes(told)
             if settlement.error is not None:
                 record(span, codec.decode_error(settlement.error), is_failure=settlement.outcome in FAILURES)
         span.end()
