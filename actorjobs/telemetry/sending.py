@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
@@ -19,6 +20,8 @@ from actorjobs.telemetry import conventions as names
 from actorjobs.telemetry.carrying import baggage_here, link, remote, traceparent_of
 from actorjobs.telemetry.describing import Describing, record
 from actorjobs.tracestate import Relation, Told
+
+logger = logging.getLogger("actorjobs.telemetry")
 
 BULK: Final = 20
 """So many dispatched at once would make one trace too big to be looked at."""
@@ -59,10 +62,13 @@ class _Told:
     ) -> None:
         if self._token is not None:
             context.detach(self._token)
-        # Who is canceled while it waits may have been accepted: nobody knows of a failure.
-        if isinstance(error, Exception) and self._span.is_recording():
-            record(self._span, codec.truncate_error(error), is_failure=True)
-        self._span.end()
+        try:
+            # Who is canceled while it waits may have been accepted: nobody knows of a failure.
+            if isinstance(error, Exception) and self._span.is_recording():
+                record(self._span, codec.truncate_error(error), is_failure=True)
+            self._span.end()
+        except Exception:
+            logger.exception("the end of a dispatch cannot be traced")
 
     def answered(self, answers: Sequence[Accepted]) -> None: ...
 

@@ -1,10 +1,12 @@
 """Spans: `send {job}` for a dispatch, `process {job}` for an attempt.
 
-Where no SDK records anything this costs next to nothing: that is looked at once, as a runtime is opened.
+Where no SDK records anything this costs next to nothing: that is looked at once, as a runtime is opened. What an SDK's
+processors raise is logged and harms no run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context as Variables
 from datetime import datetime
@@ -26,6 +28,8 @@ from actorjobs.telemetry.carrying import Creation, link_to_attempt, traceparent_
 from actorjobs.telemetry.describing import Attributes, Describing, record
 from actorjobs.telemetry.sending import Batch, Single, Untold
 
+logger = logging.getLogger("actorjobs.telemetry")
+
 FAILURES: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST})
 """Outcomes that are errors. Who cancels, snoozes or shuts down gets what was asked for."""
 
@@ -43,17 +47,21 @@ class Tracing:
         if not self.is_on and trace.get_current_span() is trace.INVALID_SPAN:
             return Untold(envelopes)
         kind = Batch if is_batch and len(envelopes) > 1 else Single
-        return kind(self._tracer, self._describing, envelopes)
+        try:
+            return kind(self._tracer, self._describing, envelopes)
+        except Exception:
+            logger.exception("a dispatch cannot be traced")
+            return Untold(envelopes)
 
     def trying(self, claim: Claim, *, actor: str, previous: Attempt | None = None) -> Trying:
         """See `Tracer`."""
         creation = Creation(claim.traceparent, claim.tracestate, claim.baggage)
-        return self._begin(claim.job, creation, self._describing.attempt(claim, actor), previous)
+        return self._begin(claim.job, creation, lambda: self._describing.attempt(claim, actor), previous)
 
     def lost(self, run: LostRun) -> Trying:
         """See `Tracer`."""
         creation = Creation(run.hint.traceparent, run.hint.tracestate)
-        return self._begin(run.hint.job, creation, self._describing.lost(run), since=run.claimed_at)
+        return self._begin(run.hint.job, creation, lambda: self._describing.lost(run), since=run.claimed_at)
 
     def carried(self) -> Mapping[str, str] | None:
         """See `Tracer`."""
@@ -67,19 +75,23 @@ class Tracing:
         self,
         job: str,
         creation: Creation,
-        attributes: Attributes,
+        attributes: Callable[[], Attributes],
         previous: Attempt | None = None,
         since: datetime | None = None,
     ) -> Trying:
         around = creation.around
-        span = self._tracer.start_span(
-            f"{names.PROCESS} {job}",
-            context=around,
-            kind=SpanKind.CONSUMER,
-            attributes=attributes,
-            links=[*creation.links, *link_to_attempt(previous)],
-            start_time=None if since is None else int(since.timestamp() * 1e9),
-        )
+        span: Span = trace.INVALID_SPAN
+        try:
+            span = self._tracer.start_span(
+                f"{names.PROCESS} {job}",
+                context=around,
+                kind=SpanKind.CONSUMER,
+                attributes=attributes(),
+                links=[*creation.links, *link_to_attempt(previous)],
+                start_time=None if since is None else int(since.timestamp() * 1e9),
+            )
+        except Exception:
+            logger.exception("an attempt cannot be traced")
         return _Trying(span, around, creation.traceparent)
 
 
@@ -113,6 +125,12 @@ class _Trying:
         variables.run(context.attach, self._context)
 
     def end(self, settlement: Settlement) -> None:
+        try:
+            self._end(settlement)
+        except Exception:
+            logger.exception("the end of an attempt cannot be traced")
+
+    def _end(self, settlement: Settlement) -> None:
         span, decision = self._span, settlement.decision
         if span.is_recording():
             told: Attributes = {names.ATTEMPT_OUTCOME: settlement.outcome.value, names.RUN_STATE: decision.state.value}

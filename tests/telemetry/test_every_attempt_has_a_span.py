@@ -8,9 +8,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -91,3 +93,35 @@ async def _ids_of_a_server(traces: Traces, url: str) -> None:
     spans = process_spans(traces.spans)
     assert [one.trace_id for one in attempts] == [f"{span.context.trace_id:032x}" for span in spans]
     assert len({accepted.trace_id, *(one.trace_id for one in attempts)}) == 3
+
+
+class Raising(SpanProcessor):
+    """A processor of somebody's own with a bug in it."""
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if self._when == "start":
+            raise RuntimeError("a bug")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._when == "end":
+            raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+async def test_a_bug_in_a_processor_harms_no_run(
+    traces: Traces, sqlite_url: str, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raising(when))
+    async with traces.runtime(sqlite_url, life, tracer_provider=provider) as runtime:
+        runs = [await life.dispatch(["raise", "return"])]
+        runs += await runtime.dispatch_many([life.envelope(["return"]), life.envelope(["return"])])
+        ends = [await runtime.runs.wait(run.id, timeout=20) for run in runs]
+        attempts = await runtime.runs.attempts(runs[0].id)
+    assert [run.state for run in ends] == [aj.RunState.SUCCEEDED] * 3
+    assert all(run.trace_id for run in ends)
+    assert len({attempt.span_id for attempt in attempts} - {None}) == 2
+    assert "cannot be traced" in caplog.text

@@ -6,13 +6,16 @@ import asyncio
 import io
 import json
 import logging
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import actorjobs as aj
 from actorjobs.telemetry.logs import AttemptFilter, JsonFormatter, TextFormatter
+from tests.cli.conftest import Shell
 from tests.telemetry.conftest import Traces
 
 APP = logging.getLogger("shop.mail")
@@ -151,3 +154,42 @@ def test_what_the_call_gives_stays() -> None:
     record = _record("x", run_id="mine")
     assert AttemptFilter().filter(record)
     assert vars(record)["run_id"] == "mine"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("processes", [[], ["--processes", "2"]])
+def test_a_worker_writes_an_object_per_line(tmp_path: Path, processes: list[str]) -> None:
+    (tmp_path / "shop.py").write_text(textwrap.dedent(APPLICATION), encoding="utf-8")
+    shell = Shell(tmp_path)
+    try:
+        run_id = shell.json("dispatch", "talk", '{"word": "one\\ntwo"}')["id"]
+        done = shell("worker", "--burst", "--log-format", "json", *processes)
+    finally:
+        shell.close()
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    [own] = [line for line in lines if line["logger"] == "shop"]
+    assert (own["message"], own["run_id"], own["job"], own["attempt"]) == ("one\ntwo", run_id, "talk", 1)
+    assert own["exception"].endswith("ZeroDivisionError: division by zero")
+    assert (len(own["trace_id"]), len(own["span_id"])) == (32, 16)
+
+
+def test_another_format_is_refused_in_a_line(tmp_path: Path) -> None:
+    done = Shell(tmp_path)("worker", "--log-format", "xml")
+    assert done.returncode == 2
+    assert "text or json" in done.stderr
+
+
+APPLICATION = """
+    import logging
+    import actorjobs as aj
+
+    @aj.job("talk")
+    def talk(word: str) -> None:
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            logging.getLogger("shop").exception(word)
+
+    runtime = aj.Runtime(jobs=[talk])
+"""
