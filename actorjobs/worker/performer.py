@@ -142,15 +142,19 @@ class Performer:
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
             return self._recorded(attempt, Verdict(ending=ending, error=codec.truncate_error(error)))
 
-    async def _traced(self, tracer: Tracer, claim: Claim, seat: Seat) -> Trying:
+    async def _traced(self, tracer: Tracer, claim: Claim, seat: Seat) -> Trying | None:
         """The attempt as a trace shows it, with the one before if the store tells of it at once."""
         previous = None
-        if claim.attempt > 1:
-            with suppress(ActorJobsError, TimeoutError):
-                async with asyncio.timeout(LOOK_BACK_SECONDS):
-                    before = [one for one in await self._store.attempts(claim.run_id) if one.number < claim.attempt]
-                    previous = before[-1] if before else None
-        return tracer.trying(claim, actor=seat.name, previous=previous)
+        try:
+            if claim.attempt > 1:
+                with suppress(ActorJobsError, TimeoutError):
+                    async with asyncio.timeout(LOOK_BACK_SECONDS):
+                        known = await self._store.attempts(claim.run_id)
+                        previous = next((one for one in reversed(known) if one.number < claim.attempt), None)
+            return tracer.trying(claim, actor=seat.name, previous=previous)
+        except Exception:  # a row that says nonsense is for the attempt to find, which ends its run
+            logger.exception("run %s (%s) cannot be traced", claim.run_id, claim.job)
+            return None
 
     async def _attempt(self, attempt: _Attempt) -> tuple[Definition | None, Ended]:
         """Perform it; what it came to, and the job if it is known here and takes such a payload."""
