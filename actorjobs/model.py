@@ -230,6 +230,14 @@ def trace_id_of(traceparent: str | None) -> str | None:
     return traceparent[3:35] if traceparent and len(traceparent) >= 55 else None
 
 
+def in_trace(envelope: Envelope, traceparent: str) -> Envelope:
+    """The envelope with a trace context that whoever accepts it may replace by that of a span of its own: only a
+    `traceparent` that somebody asked for is among the fields that were set."""
+    traced = envelope.model_copy(update={"traceparent": traceparent})
+    traced.model_fields_set.discard("traceparent")
+    return traced
+
+
 def new_traceparent(parent: str | None = None) -> str:
     """A W3C `traceparent` of a new span: in the trace of `parent` with its flags, or in a new, sampled trace."""
     span = os.urandom(8).hex()

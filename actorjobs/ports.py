@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from actorjobs.errors import AmbiguousRuntime, DuplicateRun, NoRuntime
 from actorjobs.lifecycle import Decision
@@ -51,6 +52,8 @@ class Hint:
     priority: int = 4
     traceparent: str | None = None
     tracestate: str | None = None
+    baggage: str | None = None
+    """Only where it is at hand: the run's row has it."""
 
 
 @record
@@ -176,6 +179,7 @@ class Claim:
             priority=self.priority,
             traceparent=self.traceparent,
             tracestate=self.tracestate,
+            baggage=self.baggage,
         )
 
 
@@ -211,7 +215,7 @@ class Settlement:
     """The end of an attempt and what becomes of its run. `result` and `error` are JSON text.
 
     `hint` is what to publish if the run waits again; `started_after` is seconds between the claim and the handler's
-    first line, `taken` between the claim and the end.
+    first line, `taken` between the claim and the end. `trace_id` is the attempt's where that is not its run's.
     """
 
     fence: Fence
@@ -224,6 +228,7 @@ class Settlement:
     started_after: float = 0.0
     taken: float | None = None
     span_id: str | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +268,7 @@ class LostRun:
     failures: int
     losses: int
     max_attempts: int
+    claimed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -754,6 +760,84 @@ class Broker(Protocol):
 
     def consume(self, queue: str, jobs: Mapping[str, int], owner: Callable[[], str | None]) -> Consumer:
         """Deliveries of `queue` for jobs of these names; nothing is claimed while `owner()` is None."""
+        ...
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where runs go, in the words of a trace: the messaging system, what it calls a queue of ours, and where it is."""
+
+    system: str
+    name: Callable[[str], str]
+    host: str | None = None
+    port: int | None = None
+
+
+class Sending(Protocol):
+    """Dispatches as a trace shows them. What is raised within is their failure."""
+
+    @property
+    def envelopes(self) -> Sequence[Envelope]:
+        """What is to be stored: each in the trace context that its attempts are to go by."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def answered(self, answers: Sequence[Accepted]) -> None:
+        """They were accepted, or existed."""
+        ...
+
+
+class Trying(Protocol):
+    """One attempt as a trace shows it."""
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C `traceparent` of whatever happens in it."""
+        ...
+
+    def enter(self, variables: Context) -> None:
+        """Make it the current one in these context variables, for as long as they live."""
+        ...
+
+    def end(self, settlement: Settlement) -> None:
+        """It came to this. An attempt that never ends is never shown."""
+        ...
+
+
+class Tracer(Protocol):
+    """Shows dispatches and attempts to whoever collects traces."""
+
+    @property
+    def is_on(self) -> bool:
+        """False where nobody records anything: then attempts need not be told."""
+        ...
+
+    def sending(self, envelopes: Sequence[Envelope], *, is_batch: bool = False) -> Sending:
+        """These are about to be accepted, a batch of them in one transaction."""
+        ...
+
+    def trying(self, claim: Claim, *, actor: str, previous: Attempt | None = None) -> Trying:
+        """An actor takes this run; `previous` is the attempt before, if there was one."""
+        ...
+
+    def lost(self, run: LostRun) -> Trying:
+        """An attempt whose worker died, as it was when it began."""
+        ...
+
+    def carried(self) -> Mapping[str, str] | None:
+        """The current context for another process, by the names of W3C's headers; None where there is none."""
+        ...
+
+    def carry_on(self, carried: Mapping[str, str]) -> None:
+        """Make a context from another process the current one, for the rest of this `contextvars` context."""
         ...
 
 

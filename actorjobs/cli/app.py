@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Annotated
 
 import typer
@@ -13,9 +12,10 @@ from actorjobs.cli.check import check
 from actorjobs.cli.dispatch import dispatch
 from actorjobs.cli.doctor import doctor
 from actorjobs.cli.fleet import run_fleet
-from actorjobs.cli.loading import load_app
+from actorjobs.cli.loading import load_app, service_name_of
 from actorjobs.cli.worker import WorkerOptions, parse_queues, run_worker
 from actorjobs.errors import InvalidOption
+from actorjobs.telemetry.logs import FORMATS, configure_logs
 
 HIGHEST_PORT = 65535
 
@@ -80,18 +80,26 @@ def worker(
         bool, typer.Option("--reload", help="For development: a new worker whenever a .py or .toml file changes.")
     ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[str, typer.Option(help="text or json: one event, one line.")] = "text",
 ) -> None:
     """Perform runs until SIGTERM or SIGINT; a second signal leaves at once."""
-    _log(log_level)
+    _log(log_level, log_format)
     only = parse_queues(queues or [])
     ports = {"--health-port": health_port, "--metrics-port": metrics_port}
     for option, first in ports.items():
         if first is not None and first + processes - 1 > HIGHEST_PORT:
             raise InvalidOption(f"{option} {first} leaves no port for {processes} processes")
     if processes == 1 and not reload:
-        options = WorkerOptions(queues=only, is_burst=burst, health_port=health_port, metrics_port=metrics_port)
+        options = WorkerOptions(
+            queues=only,
+            is_burst=burst,
+            health_port=health_port,
+            metrics_port=metrics_port,
+            service_name=service_name_of(app_name),
+        )
         raise typer.Exit(run_worker(load_app(app_name), options))
     common = ["worker", *([app_name] if app_name else []), "--log-level", log_level]
+    common += ["--log-format", log_format]
     common += [word for text in queues or [] for word in ("-Q", text)]
     common += ["--burst"] if burst else []
 
@@ -116,11 +124,10 @@ def _run_reloading(command: list[str], *, is_alone: bool) -> int:
     return run_reloading(command)
 
 
-def _log(level: str) -> None:
+def _log(level: str, log_format: str) -> None:
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-    )
-    logging.getLogger("actorjobs").setLevel(number)
+    if log_format not in FORMATS:
+        raise typer.BadParameter(" or ".join(FORMATS), param_hint="--log-format")
+    configure_logs(number, log_format)

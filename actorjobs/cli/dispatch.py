@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from actorjobs import codec
 from actorjobs.cli.connecting import AppOption, JsonOption
 from actorjobs.cli.guarded import OutputFailed
-from actorjobs.cli.loading import load_app
+from actorjobs.cli.loading import load_app, service_name_of
 from actorjobs.cli.output import cell, console, print_json
 from actorjobs.errors import InvalidOption, PayloadInvalid
 from actorjobs.model import Envelope
 from actorjobs.runtime import Runtime
+from actorjobs.telemetry.setup import configure
 
 GROUP_ROWS = 500
 LONGEST_LINE = 1 << 20
@@ -54,11 +55,15 @@ def dispatch(
     options = {"queue": queue, "delay": delay, "priority": priority, "idempotency_key": key, "tenant": tenant}
     given = {option: value for option, value in options.items() if value is not None}
     runtime = load_app(app_name)
-    if file is None:
-        assert payload is not None
-        _dispatch_one(runtime, name, codec.parse(payload), given, as_json)
-    else:
-        _dispatch_file(runtime, name, file, given, as_json)
+    telemetry = configure(service_name=service_name_of(app_name))
+    try:
+        if file is None:
+            assert payload is not None
+            _dispatch_one(runtime, name, codec.parse(payload), given, as_json)
+        else:
+            _dispatch_file(runtime, name, file, given, as_json)
+    finally:
+        telemetry.close()
 
 
 def _dispatch_one(runtime: Runtime, name: str, payload: Any, options: dict[str, Any], as_json: bool) -> None:

@@ -34,6 +34,11 @@ def load_app(app: str | None) -> Runtime:
     return value
 
 
+def service_name_of(app: str | None) -> str:
+    """What telemetry calls the application where the environment does not say: the top package of its module."""
+    return (app or load_settings().app or "actorjobs").partition(":")[0].partition(".")[0]
+
+
 def load_app_if_any(app: str | None) -> Runtime:
     """The same, or a runtime without jobs on the configured store where no application is named."""
     return load_app(app) if app or load_settings().app else Runtime()

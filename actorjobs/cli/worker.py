@@ -18,7 +18,8 @@ from typing import Any
 from actorjobs.cli.health import HealthServer
 from actorjobs.errors import InvalidOption
 from actorjobs.runtime import PoolsFailing, Runtime
-from actorjobs.telemetry.metrics_prometheus import MetricsServer, provide
+from actorjobs.telemetry.metrics_prometheus import MetricsServer
+from actorjobs.telemetry.setup import Telemetry, configure
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -42,6 +43,7 @@ class WorkerOptions:
     is_burst: bool = False
     health_port: int | None = None
     metrics_port: int | None = None
+    service_name: str = "actorjobs"
 
 
 def parse_queues(given: list[str]) -> dict[str, int | None] | None:
@@ -59,25 +61,20 @@ def parse_queues(given: list[str]) -> dict[str, int | None] | None:
 
 def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
     """Perform runs until a signal says stop; the exit status. A second signal leaves at once."""
-    metrics = None if options.metrics_port is None else _serve_metrics(options.metrics_port)
+    # Before the runtime is opened, which decides then whether anything is measured.
+    server = None if options.metrics_port is None else MetricsServer(port=options.metrics_port)
+    telemetry = configure(service_name=options.service_name, readers=[] if server is None else [server.start()])
     try:
-        status = _run(_Process(runtime, options).run())
+        status = _run(_Process(runtime, options, telemetry).run())
     finally:
-        if metrics is not None:
-            metrics.stop()
+        if server is not None:
+            server.stop()
     if not _threads_end():
         # A handler that ignores its cancellation still holds a thread: its run is handed back, nobody waits for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
-
-
-def _serve_metrics(port: int) -> MetricsServer:
-    """Before the runtime is opened, which decides then whether anything is measured."""
-    server = MetricsServer(port=port)
-    provide(server.start())
-    return server
 
 
 async def _leave_if_stuck(status: int) -> None:
@@ -123,9 +120,10 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 class _Process:
     """One worker process."""
 
-    def __init__(self, runtime: Runtime, options: WorkerOptions) -> None:
+    def __init__(self, runtime: Runtime, options: WorkerOptions, telemetry: Telemetry) -> None:
         self._runtime = runtime
         self._options = options
+        self._telemetry = telemetry
         self._signals = 0
         self._is_draining = False
 
@@ -139,6 +137,8 @@ class _Process:
             logger.info("performing runs of %s", ", ".join(self._runtime.statistics()))
             await self._until_done()
             status = await self._drain()
+            if self._telemetry and not await asyncio.to_thread(self._telemetry.close):
+                logger.warning("the last spans and metrics were not taken in time")
             await _leave_if_stuck(status)
             return status
         finally:

@@ -27,6 +27,7 @@ from actorjobs.jobs.options import (
 )
 from actorjobs.jobs.queue import DEFAULT_CONCURRENCY, Queue, check_concurrency
 from actorjobs.jobs.ref import JobRef
+from actorjobs.jobs.traced import Traced
 from actorjobs.jobs.unique import Unique, unique_digest
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Process",
     "Queue",
     "RunHandle",
+    "Traced",
     "Unique",
     "bind_context",
     "check_concurrency",

@@ -27,6 +27,7 @@ from actorjobs.jobs.signature import is_payload, resolve
 from actorjobs.jobs.unique import Unique
 from actorjobs.model import Envelope
 from actorjobs.retry import Duration, Retry, seconds
+from actorjobs.tracestate import Relation
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R")
@@ -36,7 +37,7 @@ P2 = TypeVar("P2", bound=BaseModel)
 R2 = TypeVar("R2")
 
 _LOGGER = logging.getLogger("actorjobs.job")
-_OPTIONS: Final = ("queue", "timeout", "priority", "expires_in", "retention", "tags", "unique")
+_OPTIONS: Final = ("queue", "timeout", "priority", "expires_in", "retention", "tags", "unique", "trace")
 _OWN: Final = ("version", "upcast", "isolation", "on_lease_loss")
 
 
@@ -69,6 +70,7 @@ class Job(Generic[P, R, C]):
     retention: ClassVar[Duration | None] = None
     tags: ClassVar[Sequence[str]] = ()
     unique: ClassVar[Unique | None] = None
+    trace: ClassVar[Relation | None] = None
     aliases: ClassVar[Sequence[str]] = ()
     version: ClassVar[int] = 1
     isolation: ClassVar[Isolation | None] = None

@@ -16,7 +16,7 @@ from actorjobs.jobs.actor import Actor
 from actorjobs.jobs.dispatch import ArgsDispatchable, Dispatchable, Order, order_for
 from actorjobs.jobs.handle import RunHandle
 from actorjobs.jobs.options import Options
-from actorjobs.model import CancelReason, Envelope, trace_id_of
+from actorjobs.model import CancelReason, Envelope, in_trace, new_traceparent, trace_id_of
 from actorjobs.ports import AttemptLink, Transaction
 from actorjobs.retry import shown
 
@@ -120,7 +120,7 @@ class JobContext(Generic[C]):
 
     @property
     def trace_id(self) -> str | None:
-        """The 32 hex digits of the run's trace."""
+        """The 32 hex digits of the trace that this attempt is in."""
         return trace_id_of(self.traceparent)
 
     @property
@@ -204,9 +204,9 @@ class JobContext(Generic[C]):
             raise AttemptCanceled(self.cancel_reason)
 
     def _child(self, order: Order[R]) -> Order[R]:
-        tenant = order.envelope.tenant or self.tenant
-        inherited = {"parent": self.run_id, "traceparent": self.traceparent, "tenant": tenant}
-        return replace(order, envelope=order.envelope.model_copy(update=inherited))
+        given = order.envelope
+        child = given.model_copy(update={"parent": self.run_id, "tenant": given.tenant or self.tenant})
+        return replace(order, envelope=in_trace(child, self.traceparent or new_traceparent()))
 
     async def _send(self, order: Order[R]) -> RunHandle[R]:
         return await order.send()

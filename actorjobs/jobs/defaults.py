@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actorjobs.jobs.options import check_expires_in, check_retention, check_retry, check_tags, check_timeout
+from actorjobs.jobs.options import (
+    check_expires_in,
+    check_retention,
+    check_retry,
+    check_tags,
+    check_timeout,
+    check_trace,
+)
 from actorjobs.model import Envelope
 from actorjobs.retry import Duration, Retry
+from actorjobs.tracestate import Relation, Told, written
+
+_NAMES = ("retry", "timeout", "expires_in", "retention", "tags", "trace")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -20,6 +30,7 @@ class JobDefaults:
     expires_in: float | None
     retention: float | None
     tags: tuple[str, ...]
+    trace: Relation | None
 
     def __init__(
         self,
@@ -29,6 +40,7 @@ class JobDefaults:
         expires_in: Duration | None = None,
         retention: Duration | None = None,
         tags: Sequence[str] = (),
+        trace: Relation | None = None,
     ) -> None:
         checked: dict[str, Any] = {
             "retry": None if retry is None else check_retry(retry),
@@ -36,13 +48,14 @@ class JobDefaults:
             "expires_in": None if expires_in is None else check_expires_in(expires_in),
             "retention": None if retention is None else check_retention(retention),
             "tags": check_tags(tags),
+            "trace": None if trace is None else check_trace(trace),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def given(self) -> dict[str, Any]:
         """The defaults that say something, by option name."""
-        values = {name: getattr(self, name) for name in ("retry", "timeout", "expires_in", "retention", "tags")}
+        values = {name: getattr(self, name) for name in _NAMES}
         return {name: value for name, value in values.items() if value}
 
     def complete(self, envelope: Envelope) -> Envelope:
@@ -50,5 +63,7 @@ class JobDefaults:
         given = self.given()
         if (retry := given.pop("retry", None)) is not None:
             given["max_attempts"] = retry.attempts
+        if (relation := given.pop("trace", None)) is not None:
+            given["tracestate"] = written(None, Told(relation))
         missing = {name: value for name, value in given.items() if name not in envelope.model_fields_set}
         return envelope.model_copy(update=missing) if missing else envelope

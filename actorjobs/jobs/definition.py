@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from actorjobs.jobs.options import (
 )
 from actorjobs.jobs.unique import Unique
 from actorjobs.retry import MOST_ATTEMPTS, Fixed, Retry, seconds, shown
+from actorjobs.tracestate import Relation, Told, written
 
 if TYPE_CHECKING:
     from actorjobs.jobs.context import JobContext
@@ -47,6 +48,11 @@ class PayloadCodec(Protocol):
     @property
     def fields(self) -> Iterable[str] | None:
         """The names that the JSON object has; None where that depends on the payload."""
+        ...
+
+    @property
+    def traced(self) -> Sequence[str]:
+        """The names of those that are marked with `Traced`."""
         ...
 
 
@@ -103,6 +109,7 @@ class Definition(Contract):
     retention: float | None = None
     tags: tuple[str, ...] = ()
     unique: Unique | None = None
+    trace: Relation | None = None
     aliases: tuple[str, ...] = ()
     upcast: Upcast | None = field(default=None, repr=False)
     isolation: Process | None = None
@@ -260,6 +267,9 @@ def envelope_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     if "unique" in values:
         unique: Unique | None = values["unique"]
         values["unique"] = None if unique is None else unique.to_json()
+    relation: Relation | None = values.pop("trace", None)
+    if relation is not None:
+        values["tracestate"] = written(None, Told(relation))
     return values
 
 

@@ -188,6 +188,7 @@ def build_envelope(
     context = running_context()
     values["traceparent"] = (context and context.traceparent) or new_traceparent()
     envelope = Envelope(**values)
+    envelope.model_fields_set.discard("traceparent")  # nobody asked for this very one: see `in_trace`
     if envelope.unique is not None:
         unique_digest(envelope)  # refuses a field that this payload does not have
     return envelope

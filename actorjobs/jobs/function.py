@@ -19,6 +19,7 @@ from actorjobs.jobs.payloads import ModelPayload, ParametersPayload
 from actorjobs.jobs.signature import Reading, read_signature
 from actorjobs.jobs.unique import Unique
 from actorjobs.retry import Duration, Retry
+from actorjobs.tracestate import Relation
 
 Call = ParamSpec("Call")
 Returned = TypeVar("Returned")
@@ -144,6 +145,7 @@ def job(
     retention: Duration | None = None,
     tags: Sequence[str] = (),
     unique: Unique | None = None,
+    trace: Relation | None = None,
     aliases: Sequence[str] = (),
     version: int = 1,
     upcast: Upcast | None = None,
@@ -158,6 +160,7 @@ def job(
 
     `version` is the form that payloads have by now, and `upcast(payload, version)` makes one of an older version, a
     JSON value, into one of today's. `isolation="process"` runs the handler in a child process that can be killed.
+    `trace` says how attempts stand to the dispatch in a trace: "parent", "link" or "none".
     `on_lease_loss="continue"` leaves a handler alone whose worker lost its lease, though nobody waits for its result.
     `InvalidOption` for what cannot work.
     """
@@ -172,6 +175,7 @@ def job(
         "retention": retention,
         "tags": tags or None,
         "unique": unique,
+        "trace": trace,
         "aliases": aliases,
         "version": version,
         "upcast": upcast,

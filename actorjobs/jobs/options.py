@@ -16,6 +16,7 @@ from actorjobs.errors import InvalidOption
 from actorjobs.jobs.unique import Unique, check_unique
 from actorjobs.ports import Transaction
 from actorjobs.retry import Duration, Retry, seconds, shown
+from actorjobs.tracestate import RELATIONS, Relation
 
 DEFAULT_QUEUE: Final = "default"
 DEFAULT_PRIORITY: Final = 4
@@ -63,6 +64,10 @@ class EnvelopeOptions(TypedDict, total=False):
     """A JSON object of at most 16 KiB, kept with the run and never looked into."""
     unique: Unique | Literal[False] | None
     """At most one run of the kind alive; False takes back what the job declares."""
+    trace: Relation | None
+    """How attempts stand to the dispatch in a trace: "parent", "link" or "none". Left out, an immediate dispatch is the
+    parent of its attempts; those of one that is delayed, replayed, or one of twenty and more, have traces of their own
+    that link to it."""
 
 
 class Options(EnvelopeOptions, total=False):
@@ -152,6 +157,13 @@ def check_priority(value: object) -> int:
     return int(value)
 
 
+def check_trace(value: object) -> Relation:
+    """How the attempts of a run stand to its dispatch in a trace."""
+    if not isinstance(value, str) or value not in RELATIONS:
+        raise InvalidOption(f"trace is 'parent', 'link' or 'none', not {shown(value)}")
+    return cast("Relation", value)
+
+
 def check_version(value: object) -> int:
     """A whole number from 1 on: the form that payloads have by now."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VERSIONS:
@@ -214,6 +226,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "tags": check_tags,
     "meta": _check_meta,
     "unique": check_unique,
+    "trace": check_trace,
     "tx": _check_transaction,
 }
 

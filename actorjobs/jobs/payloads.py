@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from actorjobs.codec import LIMITS, Shape
 from actorjobs.errors import InvalidOption, PayloadInvalid
 from actorjobs.jobs.options import Options
+from actorjobs.jobs.traced import Traced
 
 
 class ModelPayload:
@@ -28,6 +29,12 @@ class ModelPayload:
         if len(self._models) != 1 or issubclass(self._models[0], RootModel):
             return None
         return tuple(self._models[0].model_fields)
+
+    @property
+    def traced(self) -> Sequence[str]:
+        """The names of its fields that are marked with `Traced`."""
+        fields = {name: field for model in self._models for name, field in model.model_fields.items()}
+        return tuple(name for name, field in fields.items() if any(isinstance(mark, Traced) for mark in field.metadata))
 
     def encode(self, value: object) -> Any:
         """The JSON value of an instance of the model, or of JSON from outside that fits it."""
@@ -60,6 +67,12 @@ class ParametersPayload:
     def fields(self) -> Sequence[str]:
         """The names of the parameters."""
         return tuple(self._signature.parameters)
+
+    @property
+    def traced(self) -> Sequence[str]:
+        """The names of those that are marked with `Traced`."""
+        marks = {name: getattr(p.annotation, "__metadata__", ()) for name, p in self._signature.parameters.items()}
+        return tuple(name for name, given in marks.items() if any(isinstance(mark, Traced) for mark in given))
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """The JSON value of a call with these arguments, defaults filled in. `PayloadInvalid` if they do not fit."""

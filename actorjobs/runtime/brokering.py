@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from actorjobs.clock import Clock
-from actorjobs.config import Settings
+from actorjobs.config import EMBEDDED, Settings
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs import check_queue_name
-from actorjobs.ports import Store
+from actorjobs.ports import Destination, Store
 
 if TYPE_CHECKING:
     from actorjobs.brokers.rabbitmq import RabbitBroker
@@ -69,6 +69,15 @@ def _driver() -> ModuleType:
             raise
         raise InvalidOption(MISSING_DRIVER) from None
     return rabbitmq
+
+
+def destination_of(settings: Settings) -> Destination:
+    """Where the runs of these settings go. Of a cluster, the first host. `InvalidOption`."""
+    if settings.broker_url == EMBEDDED:
+        return Destination(system="actorjobs", name=lambda queue: queue)
+    rabbitmq = _driver()
+    host, port = rabbitmq.parse_address(settings.broker_url).hosts[0]
+    return Destination(system="rabbitmq", name=rabbitmq.Topology(settings.namespace).work_queue, host=host, port=port)
 
 
 def open_broker(settings: Settings, *, store: Store, claim: ClaimRuns, clock: Clock, random: Random) -> RabbitBroker:

@@ -14,7 +14,7 @@ from actorjobs.clock import Clock
 from actorjobs.errors import BrokerUnavailable
 from actorjobs.lifecycle import WAITING
 from actorjobs.model import Run, RunState
-from actorjobs.ports import Broker, OutboxFacts, QueueInfo, RunFilter, Settlement, Store, WorkerInfo
+from actorjobs.ports import Broker, OutboxFacts, QueueInfo, RunFilter, Settlement, Store, Tracer, WorkerInfo
 from actorjobs.stores import SqlStore
 from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, is_known_dead
 from actorjobs.worker.sweeps import expire, rescue
@@ -282,7 +282,7 @@ async def repair_broker(broker: Broker, store: Store) -> list[Finding]:
     return [Finding(check="repair", level="ok", found=f"published {count} hints that were lost or overdue")]
 
 
-async def repair(store: Store, clock: Clock) -> list[Finding]:
+async def repair(store: Store, clock: Clock, tracer: Tracer) -> list[Finding]:
     """Take back runs of dead workers and end overdue ones. Judges no worker that it does not know to be dead."""
     settled: list[Settlement] = []
     expired: list[str] = []
@@ -292,7 +292,7 @@ async def repair(store: Store, clock: Clock) -> list[Finding]:
         if state is not None:
             settled.append(settlement)
 
-    while await rescue(store, lease, on_settled, lambda owner: None):
+    while await rescue(store, lease, on_settled, lambda owner: None, tracer):
         pass
     while await expire(store, lambda run_id, state: expired.append(run_id)):
         pass

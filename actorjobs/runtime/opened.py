@@ -22,7 +22,7 @@ from actorjobs.jobs import Actor, Queue
 from actorjobs.jobs.current import context_in
 from actorjobs.jobs.hooks import Hooks
 from actorjobs.lifecycle import WAITING
-from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState
+from actorjobs.model import CancelReason, Envelope, Observation, Run, RunState, trace_id_of
 from actorjobs.policy import Guard
 from actorjobs.ports import (
     PUBLISH_GRACE_SECONDS,
@@ -33,9 +33,10 @@ from actorjobs.ports import (
     Hint,
     Settlement,
     Store,
+    Tracer,
     Transaction,
 )
-from actorjobs.runtime.brokering import open_broker
+from actorjobs.runtime.brokering import destination_of, open_broker
 from actorjobs.runtime.metering import Metering
 from actorjobs.runtime.queues import Queues
 from actorjobs.runtime.registry import Registry
@@ -107,6 +108,7 @@ class Opened:
         accept_replay: Callable[[Envelope], Awaitable[Accepted]],
         meters: Meters | None = None,
         metric_tenants: Collection[str] = (),
+        tracer_provider: Any = None,
     ) -> None:
         """Nothing is measured without `meters`."""
         if settings.broker_url != EMBEDDED and clock.is_virtual:
@@ -122,6 +124,7 @@ class Opened:
         self._meters = meters
         self._metric_tenants = metric_tenants
         self.metering: Metering | None = None
+        self._tracer_provider = tracer_provider
         self._app: App | None = None
         self._crew: Crew | None = None
         self._unsettle: Callable[[], None] | None = None
@@ -132,6 +135,7 @@ class Opened:
 
     async def open(self) -> None:
         """Connect. `StoreUnavailable`, `SchemaOutdated`, `InvalidOption`."""
+        self.tracer = self._new_tracer()
         self.store = await self._new_store()
         try:
             await self.store.open()
@@ -208,6 +212,15 @@ class Opened:
             self.settings, store=self.store, claim=self.recorder.claim, clock=self._clock, random=self._random
         )
 
+    def _new_tracer(self) -> Tracer:
+        from actorjobs.telemetry.tracing import open_tracing  # what no runtime is opened in need not know of traces
+
+        return open_tracing(
+            self._tracer_provider,
+            destination=destination_of(self.settings),
+            definition_of=self._registry.find,
+        )
+
     async def _open_beating_store(self) -> Store:
         return await self._new_store(inline=True)
 
@@ -217,7 +230,7 @@ class Opened:
         """Enter the application's context and start the pools. `InvalidOption` for what child processes cannot find."""
         plan = plan_for(self._registry.definitions, app, self._registry.names)
         if plan is not None:
-            self._crew = Crew(plan=plan, dispatcher=dispatcher, random=self._random)
+            self._crew = Crew(plan=plan, dispatcher=dispatcher, random=self._random, tracer=self.tracer)
         if app is not None:
             self._app = App(app)
             await self._app.start()
@@ -232,6 +245,7 @@ class Opened:
             middleware=self._hooks.middleware,
             on_started=self._started,
             crew=self._crew,
+            tracer=self.tracer,
         )
         lease = Lease(clock=self._clock)
         versions = self._registry.versions
@@ -253,6 +267,7 @@ class Opened:
             exits_when_stuck=exits_when_stuck,
             blame=self._blame,
             sweeps=() if self.metering is None else self.metering.sweeps,
+            tracer=self.tracer,
         )
         await self.worker.start()
         if isinstance(self._clock, VirtualClock):
@@ -418,6 +433,13 @@ class Opened:
             error.name,
             _one_line(error.message),
             state,
+            extra={
+                "run_id": settlement.fence.run_id,
+                "job": settlement.hint.job,
+                "attempt": settlement.fence.attempt,
+                "trace_id": settlement.trace_id or trace_id_of(settlement.hint.traceparent),
+                "span_id": settlement.span_id,
+            },
         )
 
     def _observe_end(self, settlement: Settlement, state: RunState | None) -> None:
@@ -486,6 +508,7 @@ def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:
         priority=envelope.priority,
         traceparent=envelope.traceparent,
         tracestate=envelope.tracestate,
+        baggage=envelope.baggage,
     )
 
 

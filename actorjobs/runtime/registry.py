@@ -72,6 +72,10 @@ class Registry:
         except KeyError:
             raise UnknownJob(f"no job {job!r} is registered{nearest(job, self._by_name)}") from None
 
+    def find(self, job: str) -> Definition | None:
+        """The job of that name, if there is one."""
+        return self._by_name.get(job)
+
     @property
     def queues(self) -> dict[str, Queue]:
         """The queues to serve: those declared, and those of registered jobs with concurrency 10."""

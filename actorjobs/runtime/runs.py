@@ -23,7 +23,7 @@ from actorjobs.errors import (
 )
 from actorjobs.jobs import RunHandle
 from actorjobs.lifecycle import REOPENABLE, TERMINAL
-from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, new_traceparent
+from actorjobs.model import Attempt, Envelope, HistoryEntry, Run, RunState, in_trace, new_traceparent
 from actorjobs.policy import Action, Guard
 from actorjobs.ports import Accepted, Broker, Hint, RunFilter, RunPage, Store
 from actorjobs.retry import seconds
@@ -31,6 +31,7 @@ from actorjobs.runtime.bulk import Bulk, BulkOptions, BulkResult, Fate, plan
 from actorjobs.runtime.explaining import Explanation, explain, facts
 from actorjobs.runtime.filtering import States, check_words, moment, run_filter
 from actorjobs.runtime.tailing import Change, Tail
+from actorjobs.tracestate import Told, written
 from actorjobs.worker.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -214,7 +215,9 @@ class Runs:
     ) -> str:
         """The same; the id of the new run."""
         again = await self._store.envelope(run_id)
-        changes: dict[str, Any] = {"traceparent": new_traceparent(again.traceparent)}
+        changes: dict[str, Any] = {}
+        if again.traceparent is not None:
+            changes["tracestate"] = written(again.tracestate, Told("link", {"replay_of": again.traceparent}))
         check_words(reason=reason)
         if delay is not None:
             changes["delay"] = seconds(delay, "delay")
@@ -223,7 +226,7 @@ class Runs:
             changes |= {"payload": definition.encode_payload(payload), "version": definition.version}
         if reason is not None:
             changes["meta"] = again.meta | {"replay_reason": clip(reason, LIMITS.error_message)}
-        asked = again.model_copy(update=changes)
+        asked = in_trace(again.model_copy(update=changes), new_traceparent(again.traceparent))
         if self._guard.is_on:
             await self._guard.run("replay", await self._store.get(run_id), asked)
         return (await self._accept(asked)).run_id

@@ -74,6 +74,7 @@ class Runtime:
         dispatch_middleware: Sequence[DispatchMiddleware] = (),
         observers: Sequence[Observer] = (),
         grace: float | None = None,
+        tracer_provider: Any = None,
         clock: Clock | None = None,
         random: Random | None = None,
         meter_provider: MeterProvider | None = None,
@@ -83,8 +84,9 @@ class Runtime:
         process performs at once. `context` makes the application's own async context manager, entered once per
         process: `ctx.app`. `policy` says who may do what; `middleware` goes around every attempt and
         `dispatch_middleware` around every dispatch, the first outermost; `observers` are told of whatever happens here.
-        `grace` is seconds. `meter_provider` is OpenTelemetry's, else the global one; `metric_tenants` are the tenants
-        that metrics tell of by name. What is left out comes from `ACTORJOBS_*` variables or the defaults.
+        `grace` is seconds. `tracer_provider` and `meter_provider` are OpenTelemetry's, the global ones if left out;
+        `metric_tenants` are the tenants that metrics tell of by name. What else is left out comes from `ACTORJOBS_*`
+        variables or the defaults.
         """
         self._given = {"broker_url": broker, "store_url": store, "namespace": namespace, "grace": grace}
         lists: Mapping[str, object] = {
@@ -105,6 +107,7 @@ class Runtime:
             middleware=tuple(middleware), dispatch_middleware=tuple(dispatch_middleware), observers=tuple(observers)
         )
         self._context = context
+        self._tracer_provider = tracer_provider
         self._clock = clock or SystemClock()
         self._random = random or Random()
         self._meter_provider = meter_provider
@@ -186,6 +189,7 @@ class Runtime:
             accept_replay=self._accept_replay,
             meters=meters_of(self._meter_provider),
             metric_tenants=self._metric_tenants,
+            tracer_provider=self._tracer_provider,
         )
         self._opened = opened
         try:
@@ -279,8 +283,8 @@ class Runtime:
     async def examine(self, *, is_repairing: bool = False) -> list[Finding]:
         """What `actorjobs doctor` finds in the store; with `is_repairing` after taking back runs of dead workers."""
         await self._guard.runs()
-        store, broker = self._open_one.store, self._open_one.broker
-        repaired = await repair(store, self._clock) if is_repairing else []
+        store, broker, tracer = self._open_one.store, self._open_one.broker, self._open_one.tracer
+        repaired = await repair(store, self._clock, tracer) if is_repairing else []
         if is_repairing and self.settings.broker_url != EMBEDDED:
             repaired += await repair_broker(broker, store)
         return [*repaired, *await examine(store), *await examine_broker(broker, store)]
@@ -364,7 +368,11 @@ class Runtime:
                 ready.append(prepared)
             except ActorJobsError as error:
                 raise type(error)(f"envelope {index}: {error}") from None
-        return await self._open_one.accept_all(ready, tx) if ready else []
+        if not ready:
+            return []
+        opened = self._open_one
+        with opened.tracer.sending(ready, is_batch=True) as sending:
+            return await opened.accept_all(list(sending.envelopes), tx)
 
     def envelope(self, job: str, payload: Any, **options: Unpack[EnvelopeOptions]) -> Envelope:
         """The run asked for by a registered job's name, from a payload as JSON has it; validated and not sent."""
@@ -387,9 +395,13 @@ class Runtime:
         async def accept(envelope: Envelope) -> Accepted:
             # What a middleware has changed is held to what an envelope made by hand is.
             prepared = self._prepared(envelope if envelope is given else self._checked(envelope))
-            if ask is not None:
-                await ask(prepared)
-            return await opened.accept(prepared, tx)
+            with opened.tracer.sending((prepared,)) as sending:
+                [traced] = sending.envelopes
+                if ask is not None:
+                    await ask(traced)
+                accepted = await opened.accept(traced, tx)
+                sending.answered((accepted,))
+                return accepted
 
         return await around(accept, self._hooks.dispatch_middleware)(given)
 
@@ -399,7 +411,11 @@ class Runtime:
             return self.run_sync(lambda: self.accept(envelope))
         if self._guard.is_on or self._hooks.dispatch_middleware:
             raise InvalidOption("a policy and dispatch middleware run on the loop: use `await dispatch(..., tx=...)`")
-        return self._open_one.accept_in([self._prepared(envelope)], tx)[0]
+        opened = self._open_one
+        with opened.tracer.sending((self._prepared(envelope),)) as sending:
+            accepted = opened.accept_in(sending.envelopes, tx)
+            sending.answered(accepted)
+            return accepted[0]
 
     def run_sync(self, make: Callable[[], Awaitable[T]]) -> T:
         """Await `make()` on the runtime's loop from another thread, as in `run_sync(lambda: runtime.runs.get(id))`."""

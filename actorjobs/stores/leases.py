@@ -14,6 +14,7 @@ from actorjobs.stores.rows import HINT_COLUMNS, Row, hint_of, serves_of, serves_
 from actorjobs.stores.schema import runs, workers
 
 DEAD_WORKERS_KEPT = timedelta(days=1)
+_FIGURES = ("failures", "losses", "max_attempts")
 
 
 class Leases(StoreCore):
@@ -96,7 +97,7 @@ class Leases(StoreCore):
         query = (
             select(
                 *(runs.c[name] for name in HINT_COLUMNS),
-                *(runs.c[name] for name in ("attempt", "claimed_by", "failures", "losses", "max_attempts")),
+                *(runs.c[name] for name in ("attempt", "claimed_by", "claimed_at", *_FIGURES)),
             )
             .outerjoin(workers, workers.c.id == runs.c.claimed_by)
             .where(
@@ -115,6 +116,7 @@ class Leases(StoreCore):
                     failures=row.failures,
                     losses=row.losses,
                     max_attempts=row.max_attempts,
+                    claimed_at=row.claimed_at,
                 )
                 for row in connection.execute(query)
             ]

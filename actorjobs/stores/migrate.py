@@ -17,7 +17,7 @@ from actorjobs.stores.database import Database, masked, parse_url
 from actorjobs.stores.dialects import dialect_of
 from actorjobs.stores.schema import HEAD, VERSION_TABLE
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every migration, oldest first."""
 
 

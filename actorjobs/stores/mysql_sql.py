@@ -150,9 +150,10 @@ FROM actorjobs_runs FORCE INDEX (PRIMARY) WHERE id IN ({ids}) AND state = 'runni
 """
 
 _END_ATTEMPT = """
-INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
+INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id,
+  trace_id)
 VALUES """
-_END_ATTEMPT_ROW = f"({', '.join(['%s'] * 10)})"
+_END_ATTEMPT_ROW = f"({', '.join(['%s'] * 11)})"
 
 _OUTBOX = "r.publish_after = d.publish_after, r.published_at = NULL, r.republished = 0,"
 
@@ -489,7 +490,7 @@ def _end(
     }
     if publish_in is not None and not is_over:
         run["publish_after"] = _written(publish_after(now, due, grace=publish_in))
-    return (*attempt, settlement.actor, settlement.error, settlement.span_id), run
+    return (*attempt, settlement.actor, settlement.error, settlement.span_id, settlement.trace_id), run
 
 
 def _written(at: datetime) -> str:

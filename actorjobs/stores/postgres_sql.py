@@ -191,7 +191,7 @@ WITH t AS MATERIALIZED (SELECT {now} AS now),
 d AS MATERIALIZED (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS d (id text, attempt int, owner text, outcome text, state text,
     is_over bool, delay float8, failures int, losses int, reason text, result text, error text, actor text,
-    started_after float8, span_id text)),
+    started_after float8, span_id text, trace_id text)),
 found AS MATERIALIZED (
   SELECT id, attempt, claimed_by, state, cancel_requested_at FROM actorjobs_runs
   WHERE id = ANY (ARRAY(SELECT id FROM d)) ORDER BY id FOR UPDATE),
@@ -211,11 +211,12 @@ settled AS (
     unique_digest = CASE WHEN l.is_over OR l.is_canceled THEN ENDED_DIGEST ELSE u.unique_digest END
   FROM locked l, t
   WHERE u.id = ANY (ARRAY(SELECT id FROM locked WHERE is_ours)) AND u.id = l.id AND l.is_ours
-  RETURNING u.id, u.state, u.attempted_at, t.now, l.attempt, l.owner, l.outcome, l.actor, l.error, l.span_id),
+  RETURNING u.id, u.state, u.attempted_at, t.now, l.attempt, l.owner, l.outcome, l.actor, l.error, l.span_id,
+    l.trace_id),
 ended AS (
   INSERT INTO actorjobs_attempts
-    (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
-  SELECT id, attempt, outcome, state, attempted_at, now, owner, actor, error, span_id FROM settled)
+    (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id, trace_id)
+  SELECT id, attempt, outcome, state, attempted_at, now, owner, actor, error, span_id, trace_id FROM settled)
 SELECT id, attempt, owner, state FROM settled
 """.replace("ENDED_DIGEST", ENDED_DIGEST.replace("unique_digest", "u.unique_digest"))
 
@@ -355,4 +356,5 @@ def _settle_row(settlement: Settlement) -> dict[str, Any]:
         "actor": settlement.actor,
         "started_after": settlement.started_after,
         "span_id": settlement.span_id,
+        "trace_id": settlement.trace_id,
     }

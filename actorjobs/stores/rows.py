@@ -355,7 +355,7 @@ def _json(text: str | None) -> Any:
 
 
 def attempt_of(row: Row, trace_id: str | None) -> Attempt:
-    """An ended attempt from its row."""
+    """An ended attempt from its row; `trace_id` is its run's."""
     error = None
     if row["error"] is not None:
         kept = orjson.loads(row["error"])
@@ -376,7 +376,7 @@ def attempt_of(row: Row, trace_id: str | None) -> Attempt:
         worker=row["worker"],
         actor=row["actor"],
         error=error,
-        trace_id=trace_id,
+        trace_id=row["trace_id"] or trace_id,
         span_id=row["span_id"],
     )
 

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-HEAD = "0003"
+HEAD = "0004"
 """The migration this version of the code needs."""
 
 VERSION_TABLE = "actorjobs_schema"
@@ -235,6 +235,7 @@ attempts = Table(
     Column("actor", word(160)),
     Column("error", LongText),
     Column("span_id", word(16)),
+    Column("trace_id", word(32)),
 )
 
 events = Table(

@@ -108,8 +108,9 @@ SELECT 1 FROM actorjobs_runs WHERE namespace = :ns AND queue = :queue AND losses
 _HOLDS = "id = ? AND attempt = ? AND state = 'running' AND claimed_by = ?"
 
 _END_ATTEMPT = f"""
-INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id)
-SELECT id, attempt, ?, ?, claimed_at + ?, ?, claimed_by, ?, ?, ? FROM actorjobs_runs WHERE {_HOLDS}
+INSERT INTO actorjobs_attempts (run_id, number, outcome, led_to, started_at, ended_at, worker, actor, error, span_id,
+  trace_id)
+SELECT id, attempt, ?, ?, claimed_at + ?, ?, claimed_by, ?, ?, ?, ? FROM actorjobs_runs WHERE {_HOLDS}
 """
 
 _OUTBOX = "publish_after = ?, published_at = NULL, republished = 0,"
@@ -284,6 +285,7 @@ def _values(
         settlement.actor,
         settlement.error,
         settlement.span_id,
+        settlement.trace_id,
         *holds,
     )
     due = None if is_over else now + _micros(decision.delay)

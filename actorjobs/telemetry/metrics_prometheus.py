@@ -6,8 +6,6 @@ import threading
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
-from opentelemetry import metrics
-
 from actorjobs.errors import InvalidOption
 from actorjobs.telemetry.metrics_meters import meters_of
 
@@ -47,10 +45,3 @@ class MetricsServer:
             server.shutdown()
             server.server_close()
             thread.join(1.0)
-
-
-def provide(reader: MetricReader) -> None:
-    """Make a provider with this reader the global one."""
-    from opentelemetry.sdk.metrics import MeterProvider
-
-    metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))

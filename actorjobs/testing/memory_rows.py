@@ -120,6 +120,7 @@ def end_attempt(row: Row, settlement: Settlement, now: datetime) -> Row:
         "actor": settlement.actor,
         "error": settlement.error,
         "span_id": settlement.span_id,
+        "trace_id": settlement.trace_id,
     }
 
 
@@ -224,7 +225,7 @@ def mark_of(row: Row) -> Mark:
 
 
 def lost_run_of(row: Row) -> LostRun:
-    figures = {name: row[name] for name in ("failures", "losses", "max_attempts")}
+    figures = {name: row[name] for name in ("failures", "losses", "max_attempts", "claimed_at")}
     return LostRun(fence=fence_of(row), hint=claim_of(row).hint, **figures)
 
 

@@ -11,6 +11,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -23,12 +24,12 @@ from anyio import CapacityLimiter
 from actorjobs import codec
 from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
-from actorjobs.errors import PayloadInvalid, UnknownJob
+from actorjobs.errors import ActorJobsError, PayloadInvalid, UnknownJob
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.jobs.hooks import Middleware
 from actorjobs.lifecycle import Ending, Standing, decide
-from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent
-from actorjobs.ports import Claim, Dispatcher, Settlement, Store
+from actorjobs.model import CancelReason, Outcome, RunState, new_traceparent, trace_id_of
+from actorjobs.ports import Claim, Dispatcher, Settlement, Store, Tracer, Trying
 from actorjobs.retry import Retry, sole_error
 from actorjobs.worker.handling import RecordedLink, handle, handle_elsewhere
 from actorjobs.worker.isolation import Crew
@@ -36,6 +37,9 @@ from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
 from actorjobs.worker.performance import Performance, Seat
 
 logger = logging.getLogger("actorjobs.worker")
+
+LOOK_BACK_SECONDS = 1.0
+"""How long an attempt that is traced is held up by asking the store for the one before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,12 +49,13 @@ class _Attempt:
     claim: Claim
     seat: Seat
     began: float
+    trying: Trying | None = None
     traceparent: str = field(init=False)
     ctx: JobContext[Any] | None = None
     started_after: float = 0.0
 
     def __post_init__(self) -> None:
-        self.traceparent = new_traceparent(self.claim.traceparent)
+        self.traceparent = new_traceparent(self.claim.traceparent) if self.trying is None else self.trying.traceparent
 
 
 class Performer:
@@ -69,6 +74,7 @@ class Performer:
         middleware: Sequence[Middleware] = (),
         on_started: Callable[[Claim], None] = lambda _claim: None,
         crew: Crew | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`crew` performs the jobs with `isolation=`; without one they are performed like the others."""
         self._definition_of = definition_of
@@ -81,6 +87,7 @@ class Performer:
         self._middleware = tuple(middleware)
         self._on_started = on_started
         self._crew = crew
+        self._tracer = tracer if tracer is not None and tracer.is_on else None
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         # The actors limit how many handlers run; a thread that ignores its cancellation must not take a token along.
@@ -134,7 +141,9 @@ class Performer:
 
     async def _attempt_safely(self, claim: Claim, seat: Seat) -> Settlement:
         """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
-        attempt = _Attempt(claim=claim, seat=seat, began=self._clock.monotonic())
+        began = self._clock.monotonic()
+        trying = None if self._tracer is None else await self._traced(self._tracer, claim, seat)
+        attempt = _Attempt(claim=claim, seat=seat, began=began, trying=trying)
         try:
             definition, ended = await self._attempt(attempt)
             return self._settlement(attempt, definition, ended)
@@ -142,6 +151,20 @@ class Performer:
             logger.exception("run %s (%s) cannot be performed", claim.run_id, claim.job)
             ending = Ending(outcome=Outcome.FAILED, permanent=True)
             return self._recorded(attempt, Verdict(ending=ending, error=codec.truncate_error(error)))
+
+    async def _traced(self, tracer: Tracer, claim: Claim, seat: Seat) -> Trying | None:
+        """The attempt as a trace shows it, with the one before if the store tells of it at once."""
+        previous = None
+        try:
+            if claim.attempt > 1:
+                with suppress(ActorJobsError, TimeoutError):
+                    async with asyncio.timeout(LOOK_BACK_SECONDS):
+                        known = await self._store.attempts(claim.run_id)
+                        previous = next((one for one in reversed(known) if one.number < claim.attempt), None)
+            return tracer.trying(claim, actor=seat.name, previous=previous)
+        except Exception:  # a row that says nonsense is for the attempt to find, which ends its run
+            logger.exception("run %s (%s) cannot be traced", claim.run_id, claim.job)
+            return None
 
     async def _attempt(self, attempt: _Attempt) -> tuple[Definition | None, Ended]:
         """Perform it; what it came to, and the job if it is known here and takes such a payload."""
@@ -156,7 +179,10 @@ class Performer:
         performance = self._begin(claim, ctx, definition)
         self._note_start(attempt)
         self._on_started(claim)
-        task = self._loop.create_task(work, name=claim.run_id, context=self._context.copy())
+        variables = self._context.copy()
+        if attempt.trying is not None:
+            attempt.trying.enter(variables)
+        task = self._loop.create_task(work, name=claim.run_id, context=variables)
         timer = None
         if timeout is not None:
             timer = self._clock.call_later(timeout, partial(performance.cancel, CancelReason.TIMEOUT))
@@ -234,7 +260,8 @@ class Performer:
     def _recorded(self, attempt: _Attempt, verdict: Verdict, taken: float | None = None) -> Settlement:
         claim = attempt.claim
         standing = Standing(failures=claim.failures, max_attempts=claim.max_attempts, losses=claim.losses)
-        return Settlement(
+        trace_id = None if attempt.trying is None else trace_id_of(attempt.traceparent)
+        settlement = Settlement(
             fence=claim.fence,
             hint=claim.hint,
             outcome=verdict.ending.outcome,
@@ -245,7 +272,11 @@ class Performer:
             started_after=attempt.started_after,
             taken=taken,
             span_id=attempt.traceparent[36:52],
+            trace_id=None if trace_id == trace_id_of(claim.traceparent) else trace_id,
         )
+        if attempt.trying is not None:
+            attempt.trying.end(settlement)
+        return settlement
 
     def _budget(self, claim: Claim, definition: Definition | None, taken: float) -> Budget:
         retry = definition.retry if definition is not None else Retry()

@@ -6,13 +6,14 @@ Whatever a sweep finds it takes by a conditional write, so that two of them at o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from actorjobs.clock import Clock
 from actorjobs.codec import encode_error
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, Ending, Standing, decide
-from actorjobs.model import ErrorInfo, Outcome, RunState
-from actorjobs.ports import LostRun, Settlement, Store
+from actorjobs.model import ErrorInfo, Outcome, RunState, trace_id_of
+from actorjobs.ports import LostRun, Settlement, Store, Tracer, Trying
 from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, is_known_dead
 
 RESCUE_LIMIT = 500
@@ -24,7 +25,13 @@ NEVER = 1e9
 OnSettled = Callable[[Settlement, RunState | None], None]
 
 
-async def rescue(store: Store, lease: Lease, on_settled: OnSettled, on_lost: Callable[[str], None]) -> bool:
+async def rescue(
+    store: Store,
+    lease: Lease,
+    on_settled: OnSettled,
+    on_lost: Callable[[str], None],
+    tracer: Tracer | None = None,
+) -> bool:
     """Take back the runs of dead workers; `on_lost` when this one is found among them. True when there may be more."""
     workers, owner = await store.workers(), lease.owner
     if owner is not None and any(worker.id == owner and worker.is_dead for worker in workers):
@@ -38,9 +45,21 @@ async def rescue(store: Store, lease: Lease, on_settled: OnSettled, on_lost: Cal
         return False
     blamed = {worker.id: worker.blamed for worker in await store.workers()}
     settlements = rescue_settlements(lost, blamed)
+    spans: dict[str, Trying] = {}
+    if tracer is not None and tracer.is_on:
+        spans = {run.fence.run_id: tracer.lost(run) for run in lost}
+        settlements = [_in_span(settlement, spans[settlement.fence.run_id]) for settlement in settlements]
     for settlement, state in zip(settlements, await store.settle(settlements), strict=True):
         on_settled(settlement, state)
+        if state is not None and spans:  # somebody else may have been first
+            spans[settlement.fence.run_id].end(settlement)
     return len(lost) == RESCUE_LIMIT
+
+
+def _in_span(settlement: Settlement, span: Trying) -> Settlement:
+    trace_id = trace_id_of(span.traceparent)
+    is_own = trace_id != trace_id_of(settlement.hint.traceparent)
+    return replace(settlement, span_id=span.traceparent[36:52], trace_id=trace_id if is_own else None)
 
 
 def rescue_settlements(lost: Sequence[LostRun], blamed: Mapping[str, str | None]) -> list[Settlement]:

@@ -19,7 +19,7 @@ from typing import Any
 from actorjobs.actors import Periodic, PeriodicStatistics, Service, Statistics, Tree
 from actorjobs.clock import Clock
 from actorjobs.model import CancelReason, RunState
-from actorjobs.ports import Broker, Serves, Store, Sweep
+from actorjobs.ports import Broker, Serves, Store, Sweep, Tracer
 from actorjobs.worker.control import CONTROL_SECONDS, follow_wishes
 from actorjobs.worker.heartbeat import Blame, Heartbeat, OpenStore, begin_lease
 from actorjobs.worker.lease import ABANDON_AFTER_SECONDS, BEAT_SECONDS, CANCEL_AFTER_SECONDS, Lease
@@ -97,6 +97,7 @@ class Worker:
         exits_when_stuck: bool,
         blame: Blame,
         sweeps: Sequence[Sweep] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         """`sweeps` are duties besides its own and the broker's: those of measuring, if anything is measured."""
         self.lease = lease
@@ -150,7 +151,7 @@ class Worker:
                 *(self._every(sweep.name, sweep.seconds, sweep.fn) for sweep in (*broker.sweeps, *sweeps)),
                 self._every("lease guard", GUARD_SECONDS, self._guard_lease),
                 self._every("reconcile", BEAT_SECONDS, reconcile),
-                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost)),
+                self._every("rescue", RESCUE_SECONDS, partial(rescue, store, lease, on_settled, self._lost, tracer)),
                 *shared,
                 self._every("control", CONTROL_SECONDS, self._control),
             ]

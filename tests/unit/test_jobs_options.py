@@ -73,7 +73,7 @@ def test_a_good_option_is_normalised(name: str, value: Any, checked: Any) -> Non
 
 def test_every_option_may_say_nothing() -> None:
     names = [*EnvelopeOptions.__annotations__, "tx"]
-    assert len(names) == 15
+    assert len(names) == 16
     assert check_options(dict.fromkeys(names)) == {}
 
 

@@ -251,7 +251,7 @@ class Publisher:
         # A delay of few binary digits is not to get many for the moment that it waited here.
         left = hint.delay if now - pending.since < LADDER_UNIT_SECONDS else max(0.0, pending.due - now)
         units = delays.units_of(left)
-        headers = {"traceparent": hint.traceparent, "tracestate": hint.tracestate}
+        headers = {"traceparent": hint.traceparent, "tracestate": hint.tracestate, "baggage": hint.baggage}
         return Message(
             exchange=topology.delay(delays.level_of(units)) if units else "",
             key=delays.routing_key(units, hint.queue) if units else topology.work_queue(hint.queue),

@@ -197,7 +197,7 @@ class Owning(StoreSetting):
 
 
 def _lost(claim: Claim, **figures: int) -> LostRun:
-    return LostRun(fence=claim.fence, hint=claim.hint, **figures)
+    return LostRun(fence=claim.fence, hint=claim.hint, claimed_at=claim.claimed_at, **figures)
 
 
 def _rescue(lost: LostRun) -> Settlement:

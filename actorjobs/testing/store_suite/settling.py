@@ -177,6 +177,13 @@ class Settling(StoreSetting):
             span_id="b7ad6b7169203331",
         )
 
+    async def test_an_attempt_may_be_in_a_trace_of_its_own(self, store: Store) -> None:
+        of_run, own = "0af7651916cd43dd8448eb211c80319c", "4bf92f3577b34da6a3ce929d0e0e4736"
+        claim = await taken(store, traceparent=f"00-{of_run}-b7ad6b7169203331-01")
+        await end(store, claim, Outcome.SNOOZED, trace_id=own)
+        await end(store, (await take(store, queue=claim.queue))[0])
+        assert [attempt.trace_id for attempt in await store.attempts(claim.run_id)] == [own, of_run]
+
     async def test_an_attempts_outcome_is_what_happened(self, store: Store) -> None:
         for outcome in ENDED:
             claim = await taken(store)

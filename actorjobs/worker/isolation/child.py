@@ -16,7 +16,8 @@ import resource
 import signal
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from anyio import CapacityLimiter
@@ -26,6 +27,7 @@ from actorjobs.errors import InvalidOption, PayloadInvalid
 from actorjobs.jobs import Definition, JobContext, definition_of
 from actorjobs.lifecycle import Ending
 from actorjobs.model import Outcome
+from actorjobs.ports import Tracer
 from actorjobs.worker.handling import handle
 from actorjobs.worker.isolation import inside
 from actorjobs.worker.isolation.line import Line, LineDispatcher, LineLink, Voice, end_at_once
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("actorjobs.worker")
 
 PR_SET_PDEATHSIG: Final = 1
+FLUSH_SECONDS: Final = 1.5
+"""For the last spans to be taken: the worker kills a child that it told to leave two seconds later."""
 OOM_SCORE_MORE: Final = 300
 """Added to what the kernel goes by when memory is out: let it choose a child before its worker."""
 
@@ -80,14 +84,31 @@ class Child:
         self._limits: dict[str, Any] = setup["limits"]
         self._jobs = frozenset[str](setup["jobs"])
         self._threads = CapacityLimiter(math.inf)
+        self._tracer: Tracer | None = None
+        self._service_name: str | None = setup["telemetry"]
 
     async def serve(self) -> None:
         """Perform runs in the application's context until there are no more."""
         self._line.attach()
         try:
-            await self._serve()
+            with self._telemetry():
+                await self._serve()
         finally:
             self._line.detach()
+
+    @contextmanager
+    def _telemetry(self) -> Generator[None]:
+        """The SDK, where the command line has set it up in the worker too."""
+        if self._service_name is None:
+            yield
+            return
+        from actorjobs.telemetry.setup import configure_child
+
+        telemetry = configure_child(self._service_name)
+        try:
+            yield
+        finally:
+            telemetry.close(FLUSH_SECONDS)
 
     async def _serve(self) -> None:
         entering = nullcontext() if self._factory is None else self._factory()
@@ -115,8 +136,11 @@ class Child:
         voice = Voice(self._line, order["run"])
         ctx = context_of(order, app=self._app, link=LineLink(voice))
         definition = definition_of(find(order["script"]))
-        work = self._handle(definition, order, ctx, LineDispatcher(voice, self._jobs))
-        task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=self._variables.copy())
+        variables, tracer = self._variables.copy(), self._tracer_for(order)
+        if tracer is not None:
+            variables.run(tracer.carry_on, order["trace"])
+        work = self._handle(definition, order, ctx, LineDispatcher(voice, self._jobs, tracer))
+        task = asyncio.get_running_loop().create_task(work, name=ctx.run_id, context=variables)
         await asyncio.wait({task})
         ended = Ended(error=asyncio.CancelledError()) if task.cancelled() else task.result()
 
@@ -131,6 +155,16 @@ class Child:
             elapsed=order["waited"] + time.monotonic() - began,
         )
         return judge(ended, None, budget)
+
+    def _tracer_for(self, order: Message) -> Tracer | None:
+        """For a worker that traces: what the handler does is to be seen below its attempt."""
+        if order["trace"] is None:
+            return None
+        if self._tracer is None:
+            from actorjobs.telemetry.tracing import open_carrier
+
+            self._tracer = open_carrier()
+        return self._tracer
 
     async def _handle(
         self, definition: Definition, order: Message, ctx: JobContext[Any], dispatcher: LineDispatcher

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from actorjobs.errors import ProcessDied
 from actorjobs.jobs import Definition, JobContext, Process
-from actorjobs.ports import Claim, Dispatcher
+from actorjobs.ports import Claim, Dispatcher, Tracer
 from actorjobs.worker.isolation.desk import Desk
 from actorjobs.worker.isolation.messages import Message
 from actorjobs.worker.isolation.orders import order_for
@@ -29,10 +29,11 @@ class Crew:
     There are never more than there were runs at work at once. They live by real time, whatever the runtime's clock.
     """
 
-    def __init__(self, *, plan: Plan, dispatcher: Dispatcher, random: Random) -> None:
+    def __init__(self, *, plan: Plan, dispatcher: Dispatcher, random: Random, tracer: Tracer | None = None) -> None:
         self._plan = plan
         self._dispatcher = dispatcher
         self._random = random
+        self._tracer = tracer if tracer is not None and tracer.is_on else None
         self._loop = asyncio.get_running_loop()
         self._spawning: set[asyncio.Task[Child]] = set()
         self._children: set[Child] = set()
@@ -47,8 +48,10 @@ class Crew:
         """What an attempt came to, judged in the child where its exceptions are known; `on_start` is called when the
         child has taken it. It raises nothing but `CancelledError`, once the child has been killed."""
         try:
-            order = order_for(definition, claim, ctx, dice=self._random.random())
-            return await self._perform(definition.isolation or Process(), order, Desk(ctx, self._dispatcher, on_start))
+            trace = None if self._tracer is None else self._tracer.carried()
+            order = order_for(definition, claim, ctx, dice=self._random.random(), trace=trace)
+            desk = Desk(ctx, self._dispatcher, on_start, self._tracer)
+            return await self._perform(definition.isolation or Process(), order, desk)
         except ProcessDied as death:
             return Ended(error=death.with_traceback(None))  # where this process noticed it says nothing
         except Exception as error:

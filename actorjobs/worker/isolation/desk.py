@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from actorjobs.jobs import JobContext
 from actorjobs.model import Envelope, Run
-from actorjobs.ports import Dispatcher
+from actorjobs.ports import Dispatcher, Tracer
 from actorjobs.worker.isolation.messages import Message
 
 
@@ -21,11 +21,18 @@ class Desk:
     `variables` are those of the attempt: whoever is asked on its behalf sees its tenant.
     """
 
-    def __init__(self, ctx: JobContext[Any], dispatcher: Dispatcher, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ctx: JobContext[Any],
+        dispatcher: Dispatcher,
+        on_start: Callable[[], None],
+        tracer: Tracer | None = None,
+    ) -> None:
         self.variables = copy_context()
         self.on_start = on_start
         self._ctx = ctx
         self._dispatcher = dispatcher
+        self._tracer = tracer
 
     async def answer(self, ask: Message) -> Any:
         """The answer as a JSON value. Raises what the same would raise here; `KeyError` for nonsense."""
@@ -35,6 +42,8 @@ class Desk:
             case "checkpoint":
                 return await self._ctx.checkpoint(**ask["state"])
             case "accept":
+                if self._tracer is not None and ask["trace"] is not None:
+                    self._tracer.carry_on(ask["trace"])
                 accepted = await self._dispatcher.accept(Envelope.model_validate(ask["envelope"]))
                 return {"run_id": accepted.run_id, "existing": accepted.existing}
             case "get":

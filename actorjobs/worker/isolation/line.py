@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from actorjobs.errors import ContextMissing, InvalidOption
 from actorjobs.model import Envelope, HistoryEntry, Run
-from actorjobs.ports import Accepted, RunReader, Transaction
+from actorjobs.ports import Accepted, RunReader, Tracer, Transaction
 from actorjobs.worker.isolation import desk
 from actorjobs.worker.isolation.messages import HEADER, Message, error_of, pack, size_of, unpack
 
@@ -205,22 +205,29 @@ class LineLink:
 class LineDispatcher:
     """Has the worker's runtime accept what is dispatched in the child."""
 
-    def __init__(self, voice: Voice, jobs: frozenset[str]) -> None:
+    def __init__(self, voice: Voice, jobs: frozenset[str], tracer: Tracer | None = None) -> None:
         self._voice = voice
         self._jobs = jobs
+        self._tracer = tracer
         self.runs: RunReader = LineReader(voice)
 
     def knows(self, job: str) -> bool:
         return job in self._jobs
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
-        return Accepted(**await self._voice.answer("accept", envelope=_written(envelope, tx)))
+        written = _written(envelope, tx)
+        return Accepted(**await self._voice.answer("accept", envelope=written, trace=self._trace))
 
     def accept_sync(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         written = _written(envelope, tx)
         if self._voice.line.is_loops_thread:
             raise InvalidOption("this would block the event loop: use await here")
-        return Accepted(**self._voice.ask("accept", envelope=written).result())
+        return Accepted(**self._voice.ask("accept", envelope=written, trace=self._trace).result())
+
+    @property
+    def _trace(self) -> Mapping[str, str] | None:
+        """The span that is current here, for the worker's to be below it."""
+        return None if self._tracer is None else self._tracer.carried()
 
 
 def _written(envelope: Envelope, tx: Transaction | None) -> dict[str, Any]:

@@ -23,8 +23,16 @@ from actorjobs.worker.outcome import Verdict
 _CONTEXT = ("run_id", "job", "queue", "attempt", "failures", "max_attempts", "tenant", "traceparent")
 
 
-def order_for(definition: Definition, claim: Claim, ctx: JobContext[Any], *, dice: float) -> Message:
-    """All that a child needs for one attempt. `dice` is its share of chance: a child throws none of its own."""
+def order_for(
+    definition: Definition,
+    claim: Claim,
+    ctx: JobContext[Any],
+    *,
+    dice: float,
+    trace: Mapping[str, str] | None = None,
+) -> Message:
+    """All that a child needs for one attempt. `dice` is its share of chance: a child throws none of its own. `trace` is
+    what its spans are to be below; None where nobody records any."""
     retry = definition.retry if claim.retry is None else definition.retry.overridden_by(orjson.loads(claim.retry))
     return {
         "say": "run",
@@ -39,6 +47,7 @@ def order_for(definition: Definition, claim: Claim, ctx: JobContext[Any], *, dic
         "errors": error_places(definition),
         "waited": (claim.claimed_at - claim.inserted_at).total_seconds(),
         "dice": dice,
+        "trace": trace,
     }
 
 

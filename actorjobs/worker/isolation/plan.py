@@ -10,6 +10,7 @@ from typing import Any
 from actorjobs import codec
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs import Definition, definition_of
+from actorjobs.telemetry.setup import service_name_here
 from actorjobs.worker.isolation.logs import LONGEST_TEXT, levels
 from actorjobs.worker.isolation.messages import Message
 from actorjobs.worker.isolation.places import find, main_script, name_of
@@ -34,6 +35,7 @@ class Plan:
             "context": self.context,
             "main": self.main,
             "levels": levels(),
+            "telemetry": service_name_here(),
         }
 
 

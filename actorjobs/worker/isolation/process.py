@@ -199,7 +199,8 @@ class Child:
                 case "ask":
                     self._begin(message, self._desk if message["run"] == self._runs else None)
                 case "log":
-                    write_again(message["record"])
+                    variables = Context() if self._desk is None else self._desk.variables.copy()
+                    variables.run(write_again, message["record"])  # the log's filters are to see whose record it is
                 case _:
                     raise Garbled("it wrote what is no message")
         except Exception:  # of whatever kind nonsense may cause

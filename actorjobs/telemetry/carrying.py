@@ -1,0 +1,95 @@
+"""Trace contexts on their way: between a dispatch and its attempts, and between a worker and its child processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+from actorjobs import tracestate
+from actorjobs.model import Attempt
+from actorjobs.telemetry import conventions as names
+
+LONGEST_BAGGAGE: Final = 8192
+"""Characters of baggage that a run takes along; more is left behind."""
+
+
+class Creation:
+    """The dispatch of a run, as its attempts find it: what they are a part of, and what they link to."""
+
+    def __init__(self, traceparent: str | None, state: str | None, with_baggage: str | None = None) -> None:
+        told = tracestate.read(state)
+        relation = told.relation or "parent"
+        self.traceparent = traceparent
+        dispatch = remote(traceparent, state)
+        self.around = Context()
+        if with_baggage:
+            self.around = propagate.extract({"baggage": with_baggage}, context=self.around)
+        if dispatch is not None and relation == "parent":
+            self.around = trace.set_span_in_context(NonRecordingSpan(dispatch), self.around)
+        self.links = [] if dispatch is None or relation == "none" else [link(dispatch, names.LINK_CREATION)]
+        others = {kind: remote(to) for kind, to in told.links.items()}
+        self.links += [link(other, kind) for kind, other in others.items() if other is not None]
+
+
+def carried() -> Mapping[str, str] | None:
+    """The current context by the names of W3C's headers; None where there is none."""
+    here = trace.get_current_span().get_span_context()
+    if not here.is_valid:
+        return None
+    parts = {"tracestate": tracestate.foreign(here.trace_state.to_header()), "baggage": baggage_here()}
+    return {"traceparent": traceparent_of(here), **{name: value for name, value in parts.items() if value}}
+
+
+def carry_on(headers: Mapping[str, str]) -> None:
+    """Make a context from another process the current one, for the rest of this `contextvars` context."""
+    creation = Creation(headers.get("traceparent"), headers.get("tracestate"), headers.get("baggage"))
+    context.attach(creation.around)
+
+
+def remote(traceparent: str | None, state: str | None = None) -> SpanContext | None:
+    """The span that a `traceparent` names; None where it names none."""
+    try:
+        _version, trace_id, span_id, flags = (traceparent or "").split("-")[:4]
+        found = SpanContext(
+            trace_id=int(trace_id, 16),
+            span_id=int(span_id, 16),
+            is_remote=True,
+            trace_flags=TraceFlags(int(flags, 16)),
+            # Our own member speaks of this run alone: what its handler calls is not to hear of it.
+            trace_state=TraceState.from_header([others]) if (others := tracestate.foreign(state)) else None,
+        )
+    except ValueError:
+        return None
+    return found if found.is_valid else None
+
+
+def traceparent_of(here: SpanContext) -> str:
+    """The W3C `traceparent` of a span."""
+    return f"00-{here.trace_id:032x}-{here.span_id:016x}-{here.trace_flags:02x}"
+
+
+def baggage_here() -> str | None:
+    """The baggage at hand as the global propagator writes it; None where there is none, or too much."""
+    if not baggage.get_all():
+        return None
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    text = headers.get("baggage")
+    return text if text and len(text) <= LONGEST_BAGGAGE else None
+
+
+def link(to: SpanContext, kind: str) -> Link:
+    """A link of ours, of one of the kinds in the conventions."""
+    return Link(to, {names.LINK_TYPE: kind})
+
+
+def link_to_attempt(attempt: Attempt | None) -> Sequence[Link]:
+    """A link to the span of the attempt before, where there was one with a span."""
+    if attempt is None or attempt.span_id is None or attempt.trace_id is None:
+        return ()
+    before = remote(f"00-{attempt.trace_id}-{attempt.span_id}-01")
+    return () if before is None else (link(before, names.LINK_PREVIOUS_ATTEMPT),)

@@ -1,0 +1,101 @@
+"""Traces through RabbitMQ: what a message carries, and that nobody else's spans stand beside ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import aio_pika
+import pytest
+from opentelemetry import baggage, context
+
+import actorjobs as aj
+from actorjobs.brokers.rabbitmq import Topology
+from tests.brokers.topologies import forget
+from tests.telemetry.conftest import Traces
+
+
+@aj.job("twice", queue="work", retry=aj.Retry(2, aj.Fixed(0.1)))
+async def twice(ctx: aj.JobContext) -> None:
+    if ctx.attempt == 1:
+        raise ValueError
+
+
+@pytest.fixture
+async def namespace(rabbitmq_server: str) -> AsyncIterator[str]:
+    name = f"traced-{uuid4().hex[:12]}"
+    yield name
+    await forget(rabbitmq_server, name)
+
+
+TREE = [
+    "send twice",
+    "  process twice #1 failed/retrying ERROR(ValueError) [creation: send twice]",
+    "  process twice #2 succeeded/succeeded [creation: send twice, previous_attempt: process twice #1]",
+]
+
+
+async def test_a_message_carries_the_context_of_its_row(
+    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str
+) -> None:
+    options = {"broker": rabbitmq_server, "namespace": namespace}
+    async with traces.runtime(sqlite_url, twice, **options).client() as runtime:
+        token = context.attach(baggage.set_baggage("plan", "gold"))
+        run = await twice.options(trace="link").dispatch()
+        context.detach(token)
+        asked = await runtime.store.envelope(run.id)
+        async with asyncio.timeout(10):
+            while not (found := await runtime.broker.facts(["work"])) or not found.ready["work"]:
+                await asyncio.sleep(0.02)
+        connection = await aio_pika.connect(rabbitmq_server)
+        async with connection, connection.channel() as channel:
+            queue = await channel.get_queue(Topology(namespace).work_queue("work"), ensure=False)
+            message = await queue.get()
+    [send] = traces.spans
+    carried = {name: value for name, value in message.headers.items() if not name.startswith("x-")}
+    assert carried == {
+        "traceparent": f"00-{send.context.trace_id:032x}-{send.context.span_id:016x}-{send.context.trace_flags:02x}",
+        "tracestate": "actorjobs=link",
+        "baggage": "plan=gold",
+    }
+    assert (asked.traceparent, asked.tracestate, asked.baggage) == tuple(
+        carried[name] for name in ("traceparent", "tracestate", "baggage")
+    )
+    assert (send.attributes or {})["messaging.destination.name"] == queue.name
+    assert (send.attributes or {})["messaging.rabbitmq.destination.routing_key"] == queue.name
+    assert (send.attributes or {})["messaging.system"] == "rabbitmq"
+    assert {"server.address", "server.port"} <= (send.attributes or {}).keys()
+
+
+async def test_no_message_goes_by_what_the_instrumentor_of_aio_pika_wraps(
+    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went: list[str] = []
+    for kind, name in ((aio_pika.Exchange, "publish"), (aio_pika.Queue, "consume"), (aio_pika.Queue, "iterator")):
+        monkeypatch.setattr(kind, name, lambda *_arguments, _name=name, **_options: went.append(_name))
+    async with traces.runtime(sqlite_url, twice, broker=rabbitmq_server, namespace=namespace):
+        run = await twice.dispatch()
+        await run.result(timeout=20)
+    assert went == []
+    assert traces.tree == TREE
+
+
+async def test_beside_the_instrumentor_of_aio_pika(
+    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str
+) -> None:
+    """Its releases pin another minor version of the SDK than the SDK's own: it needs an environment for itself."""
+    theirs = pytest.importorskip("opentelemetry.instrumentation.aio_pika")
+    instrumentor = theirs.AioPikaInstrumentor()
+    instrumentor.instrument(tracer_provider=traces.provider)
+    try:
+        async with traces.runtime(sqlite_url, twice, broker=rabbitmq_server, namespace=namespace):
+            run = await twice.dispatch()
+            await run.result(timeout=20)
+        assert traces.tree == TREE
+        connection = await aio_pika.connect(rabbitmq_server)
+        async with connection, connection.channel() as channel:
+            await channel.default_exchange.publish(aio_pika.Message(b""), routing_key="nobody")
+        assert len(traces.spans) == len(TREE) + 1  # it is on: a message of aio-pika's own does have a span
+    finally:
+        instrumentor.uninstrument()
