@@ -1,4 +1,4 @@
-"""Telling systemd how the service does: datagrams to the socket that NOTIFY_SOCKET names, as sd_notify(3) sends them."""
+"""Telling systemd how the service does: datagrams to the socket that NOTIFY_SOCKET names, as sd_notify(3) has it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import itertools
 import os
 import shlex
 import shutil
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,11 +135,10 @@ async def listening(port: int) -> None:
 
 
 @pytest.fixture(params=["path", "abstract"])
-def told(request: pytest.FixtureRequest, tmp_path: Path) -> Told:
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    request.addfinalizer(line.close)
-    line.bind(f"{tmp_path}/notify" if request.param == "path" else f"\0actorjobs-{os.urandom(6).hex()}")
-    return Told(line)
+def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Told]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as line:
+        line.bind(f"{tmp_path}/notify" if request.param == "path" else f"\0actorjobs-{os.urandom(6).hex()}")
+        yield Told(line)
 
 
 pytestmark = pytest.mark.system
@@ -150,7 +150,7 @@ async def test_it_says_when_it_is_up_alive_and_about_to_end(told: Told, tmp_path
         assert await told.until("STATUS=performing runs of unit")
         await told.until("WATCHDOG=1", times=10)
         beats = [moment for moment, text in told.words if text == "WATCHDOG=1" and moment > began]
-        apart = sorted(later - earlier for earlier, later in zip(beats, beats[1:], strict=False))
+        apart = sorted(later - earlier for earlier, later in itertools.pairwise(beats))
         assert apart[len(apart) // 2] < WATCHDOG_SECONDS * 0.75
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
@@ -166,7 +166,7 @@ async def test_a_loop_that_stands_still_does_not_feed_the_watchdog(told: Told, t
             assert await (await inherited.dispatch()).result(timeout=30) == []
         told.hear()
         beats = [moment for moment, text in told.words if text == "WATCHDOG=1"]
-        assert max(later - earlier for earlier, later in zip(beats, beats[1:], strict=False)) > 2.5
+        assert max(later - earlier for earlier, later in itertools.pairwise(beats)) > 2.5
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
 
