@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 import actorjobs as aj
-from benchmarks.web import added, measure, serving
+from benchmarks.web import Window, added, measure, serving
 from benchmarks.web_server import FRAMEWORKS
 
 RATE = 200
 MOST_MILLISECONDS = 5.0
-TRIES = 3
-"""Of which one has to do: the machine may be busy with something else in the others."""
+ROUNDS = 10
+ENOUGH = 5
+"""Quiet windows to judge by; each is of 400 requests of either kind."""
 
 pytestmark = pytest.mark.system
 
@@ -45,9 +46,16 @@ async def test_a_dispatch_into_postgres_adds_little_too(framework: str, postgres
 
 
 async def adds_little(framework: str, store: str) -> None:
-    seen: list[float] = []
-    while len(seen) < TRIES and not any(milliseconds <= MOST_MILLISECONDS for milliseconds in seen):
-        async with serving(framework, {"ACTORJOBS_STORE_URL": store}) as address:
-            seen.append(added(await measure(address, rate=RATE, seconds=2, windows=7), 0.99))
-    print(f"a dispatch adds {seen} ms to the p99")
-    assert min(seen) <= MOST_MILLISECONDS, seen
+    """In windows in which the machine is quiet: in others the figures are of what else it does."""
+    quiet: list[Window] = []
+    async with serving(framework, {"ACTORJOBS_STORE_URL": store}) as address:
+        for _ in range(ROUNDS):
+            windows = await measure(address, rate=RATE, seconds=2, windows=5)
+            quiet += [window for window in windows if window.is_quiet]
+            if len(quiet) >= ENOUGH:
+                break
+    if len(quiet) < ENOUGH:
+        pytest.skip(f"the machine is busy: {len(quiet)} of {5 * ROUNDS} windows were quiet")
+    milliseconds = added(quiet, 0.99)
+    print(f"{framework}: a dispatch adds {milliseconds:.2f} ms to the p99")
+    assert milliseconds <= MOST_MILLISECONDS
