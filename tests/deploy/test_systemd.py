@@ -121,13 +121,15 @@ async def service(
         await process.wait()
 
 
-async def listening(port: int) -> None:
+async def listening(port: int, told: Told) -> None:
+    """Until then what is told is heard: a full socket takes no more."""
     deadline = time.monotonic() + 30
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             assert time.monotonic() < deadline
+            told.hear()
             await asyncio.sleep(0.1)
         else:
             writer.close()
@@ -184,7 +186,8 @@ async def test_of_several_processes_the_parent_speaks(told: Told, tmp_path: Path
         ready = [text for text in told.hear() if text.startswith("READY=1")]
         assert ready == ["READY=1\nSTATUS=keeping 2 worker processes"]
         for port in (told.port, told.port + 1):  # a process that only begins to load dies of the signal
-            await listening(port)
+            await listening(port, told)
+        told.hear()
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
         await told.until("STOPPING=1")
