@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: docs help demo test crash faults bench bench-peers bench-profile lint format services-up services-down
+.PHONY: docs help demo test crash faults load bench bench-peers bench-profile lint format services-up services-down
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' Makefile | column -t -s '|'
@@ -18,6 +18,9 @@ crash: ## kill worker processes at random for 40 seconds, on each store and on R
 
 faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: forty minutes
 	@scripts/test tests/faults -m 'faults or not faults'
+
+load: ## what a dispatch adds to web requests, 200 a second: on a quiet machine
+	@scripts/test tests/integrations/test_load.py -m 'load or not load'
 
 bench: ## runs per second, on SQLite, PostgreSQL and MariaDB, alone and with RabbitMQ
 	@source scripts/_env; use_environment test; with_services "$$python" -m benchmarks

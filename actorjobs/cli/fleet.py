@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from actorjobs.cli.notifying import Notifier
 from actorjobs.cli.worker import CHILD_VARIABLE
 
 logger = logging.getLogger("actorjobs.worker")
@@ -51,17 +52,25 @@ class _Fleet:
         self._commands = commands
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._is_stopping = False
+        self._notifier = Notifier()
 
     async def run(self) -> int:
+        """The children are this process's affair, which restarts them: systemd hears of this one."""
+        async with self._notifier:
+            return await self._run()
+
+    async def _run(self) -> int:
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signaled)
+        self._notifier.ready(f"keeping {len(self._commands)} worker processes")
         statuses = await asyncio.gather(*(self._keep(index) for index in range(len(self._commands))))
         return max(statuses, key=lambda status: (status != 0, status))
 
     def _signaled(self) -> None:
         self._is_stopping = True
+        self._notifier.stopping("stopping its worker processes")
         self._stop.set()
         for child in self._children.values():
             if child.returncode is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actorjobs.cli.health import HealthServer
+from actorjobs.cli.notifying import Notifier
 from actorjobs.errors import InvalidOption
 from actorjobs.runtime import PoolsFailing, Runtime
 from actorjobs.telemetry.metrics_prometheus import MetricsServer
@@ -126,15 +127,22 @@ class _Process:
         self._telemetry = telemetry
         self._signals = 0
         self._is_draining = False
+        self._notifier = Notifier()
 
     async def run(self) -> int:
+        async with self._notifier:
+            return await self._perform()
+
+    async def _perform(self) -> int:
         self._stop = asyncio.Event()
         self._watch_signals()
         health = await self._serve_health()
         try:
             await self._runtime.open(only=self._options.queues, is_worker_process=True)
             _spare_the_collector()
-            logger.info("performing runs of %s", ", ".join(self._runtime.statistics()))
+            performing = f"performing runs of {', '.join(self._runtime.statistics())}"
+            logger.info("%s", performing)
+            self._notifier.ready(performing)
             await self._until_done()
             status = await self._drain()
             if self._telemetry and not await asyncio.to_thread(self._telemetry.close):
@@ -198,6 +206,7 @@ class _Process:
 
     async def _drain(self) -> int:
         self._is_draining = True
+        self._notifier.stopping(f"stopping: running work has {self._grace:g} s to end")
         try:
             await self._runtime.close()
         except PoolsFailing as error:

@@ -1,7 +1,9 @@
-"""The attempt at hand, as a context variable: tasks and threads below the handler inherit it."""
+"""The attempt or request at hand, as context variables: tasks and threads below inherit them."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from actorjobs.jobs.context import JobContext
 
 _context: ContextVar[JobContext[Any] | None] = ContextVar("actorjobs_context", default=None)
+_trace: ContextVar[Mapping[str, str] | None] = ContextVar("actorjobs_trace", default=None)
 
 
 def current_context() -> JobContext[Any]:
@@ -34,3 +37,18 @@ def bind_context(context: JobContext[Any] | None) -> None:
 def context_in(variables: Context) -> JobContext[Any] | None:
     """The attempt that these context variables belong to; None for none. May be asked from another thread."""
     return variables.get(_context)
+
+
+@contextmanager
+def dispatching_in(trace: Mapping[str, str]) -> Generator[None]:
+    """Have what is dispatched below this block, but in no handler, carry this `traceparent, tracestate, baggage`."""
+    token = _trace.set(trace)
+    try:
+        yield
+    finally:
+        _trace.reset(token)
+
+
+def current_trace() -> Mapping[str, str]:
+    """The trace context of the request at hand; empty outside of one."""
+    return _trace.get() or {}

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar, Unpack
 
 from actorjobs.errors import InvalidOption
-from actorjobs.jobs.current import running_context
+from actorjobs.jobs.current import current_trace, running_context
 from actorjobs.jobs.definition import Contract, envelope_fields
 from actorjobs.jobs.handle import RunHandle
 from actorjobs.jobs.options import EnvelopeOptions, Options, check_options, check_tenant
@@ -177,7 +177,7 @@ def build_envelope(
     contract: Contract, payload: Any, options: Mapping[str, Any], constructor_args: Mapping[str, Any] | None
 ) -> Envelope:
     """The envelope of a run: what the job declares, overlaid by checked options, in the tenant and trace at hand."""
-    values = {**contract.template, **envelope_fields(options), "payload": payload}
+    values: dict[str, Any] = {**_trace(), **contract.template, **envelope_fields(options), "payload": payload}
     retry: Retry | None = options.get("retry")
     if retry is not None:
         values["retry"] = retry.to_json()
@@ -185,13 +185,18 @@ def build_envelope(
         values["constructor_args"] = constructor_args
     if "tenant" not in options and (tenant := current_tenant()) is not None:
         values["tenant"] = check_tenant(tenant)
-    context = running_context()
-    values["traceparent"] = (context and context.traceparent) or new_traceparent()
     envelope = Envelope(**values)
     envelope.model_fields_set.discard("traceparent")  # nobody asked for this very one: see `in_trace`
     if envelope.unique is not None:
         unique_digest(envelope)  # refuses a field that this payload does not have
     return envelope
+
+
+def _trace() -> Mapping[str, str]:
+    """The trace context at hand: the running handler's, a request's, or a new one."""
+    context = running_context()
+    trace = current_trace() if context is None else {"traceparent": context.traceparent or new_traceparent()}
+    return trace if "traceparent" in trace else {**trace, "traceparent": new_traceparent()}
 
 
 def envelope_of(order: Order[Any]) -> Envelope:

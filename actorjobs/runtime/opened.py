@@ -12,6 +12,8 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
+from anyio import CancelScope
+
 from actorjobs.actors import Life, TaskService
 from actorjobs.brokers.embedded import EmbeddedBroker
 from actorjobs.clock import Clock, VirtualClock
@@ -140,7 +142,8 @@ class Opened:
         try:
             await self.store.open()
         except BaseException:
-            await self.store.close()
+            with CancelScope(shield=True):
+                await self.store.close()
             raise
         self.observers = Observers(self._hooks.observers, store=self.store)
         self.waiter = Waiter(store=self.store, clock=self._clock)

@@ -11,6 +11,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 from pydantic import BaseModel
 from typing_extensions import Unpack
@@ -153,7 +154,8 @@ class Runtime:
         try:
             # While it drains, handlers at work still dispatch through this runtime.
             self._closing = opened
-            await opened.close()
+            with CancelScope(shield=True):  # a scope of anyio that was left early would cancel every step of it
+                await opened.close()
         finally:
             self._closing = None
             self._loop_thread = None

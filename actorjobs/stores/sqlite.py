@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anyio import CancelScope
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError, DBAPIError
@@ -132,9 +133,10 @@ async def _to_its_end(work: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        if not work.done():
-            with suppress(BaseException):
-                await asyncio.wait([work])
+        with CancelScope(shield=True):  # a scope of anyio cancels anew at every await, until it is left
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
         if not work.cancelled():
             work.exception()
         raise

@@ -1,0 +1,37 @@
+"""The trace that an incoming request belongs to, for what it dispatches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import attach, detach
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from actorjobs.jobs.current import dispatching_in
+
+_TRACE_CONTEXT = TraceContextTextMapPropagator()
+_BAGGAGE = W3CBaggagePropagator()
+
+
+@contextmanager
+def within_trace_of(headers: Mapping[str, str]) -> Generator[None]:
+    """Have what is dispatched within the block belong to the trace that the headers of a request name, if they do.
+
+    Nothing is done where a span is current: then an instrumentation has read them. Headers are found in lower case.
+    """
+    if trace.get_current_span().get_span_context().is_valid:
+        yield
+        return
+    context = propagate.extract(headers)  # in whatever format this process is set to
+    fields: dict[str, str] = {}
+    _TRACE_CONTEXT.inject(fields, context)
+    _BAGGAGE.inject(fields, context)
+    token = attach(context)
+    try:
+        with dispatching_in(fields):
+            yield
+    finally:
+        detach(token)

@@ -1,0 +1,61 @@
+"""Orders over HTTP with aiohttp, confirmed by the same process, each for its own tenant.
+
+Run it: python examples/web_aiohttp.py, and in another terminal
+    curl -X POST localhost:8000/orders -H 'x-tenant: acme' -d '{"number": 7}'
+"""
+
+import asyncio
+import os
+
+from aiohttp import web
+from pydantic import BaseModel
+
+import actorjobs as aj
+from actorjobs.integrations.aiohttp import cleanup_ctx, tenant_middleware, trace_middleware
+
+
+class Order(BaseModel):
+    number: int
+    seconds: float = 0.0
+
+
+@aj.job("orders:confirm")
+async def confirm(order: Order, ctx: aj.JobContext) -> str:
+    await asyncio.sleep(order.seconds)  # what others need for it
+    return f"order {order.number} of {ctx.tenant} is confirmed"
+
+
+async def take(request: web.Request) -> web.Response:
+    run = await confirm.dispatch(Order.model_validate_json(await request.read()))
+    return web.json_response({"run": run.id}, status=202)
+
+
+async def take_in_thread(request: web.Request) -> web.Response:
+    """aiohttp has no plain handlers: code that blocks goes to a thread, with the tenant and trace of the request."""
+    run = await asyncio.to_thread(confirm.dispatch_sync, Order.model_validate_json(await request.read()))
+    return web.json_response({"run": run.id}, status=202)
+
+
+async def show(request: web.Request) -> web.Response:
+    run = await runtime.runs.get(request.match_info["id"])
+    return web.json_response({"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result})
+
+
+def tenant_of(request: web.Request) -> str | None:
+    """The caller's word, for the sake of the example: take it from what the request has proved instead."""
+    return request.headers.get("x-tenant")
+
+
+runtime = aj.Runtime(jobs=[confirm])
+app = web.Application(middlewares=[trace_middleware, tenant_middleware(tenant_of)])
+app.add_routes(
+    [
+        web.post("/orders", take),
+        web.post("/orders/in-thread", take_in_thread),
+        web.get("/runs/{id}", show),
+    ]
+)
+app.cleanup_ctx.append(cleanup_ctx(runtime, embed=True))  # without embed= it only dispatches: workers elsewhere perform
+
+if __name__ == "__main__":
+    web.run_app(app, port=int(os.environ.get("PORT", "8000")))

@@ -1,0 +1,61 @@
+"""Orders over HTTP with FastAPI, confirmed by workers: this process only dispatches.
+
+Run both, each in a terminal, then order something:
+    python examples/web_fastapi.py
+    cd examples && actorjobs worker web_fastapi:runtime
+    curl -X POST localhost:8000/orders -H 'x-tenant: acme' -H 'content-type: application/json' -d '{"number": 7}'
+"""
+
+import asyncio
+import os
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Header
+from pydantic import BaseModel
+
+import actorjobs as aj
+from actorjobs.integrations.fastapi import TraceMiddleware, lifespan, within_tenant
+
+
+class Order(BaseModel):
+    number: int
+    seconds: float = 0.0
+
+
+@aj.job("orders:confirm")
+async def confirm(order: Order, ctx: aj.JobContext) -> str:
+    await asyncio.sleep(order.seconds)  # what others need for it
+    return f"order {order.number} of {ctx.tenant} is confirmed"
+
+
+def tenant_of(x_tenant: Annotated[str, Header()]) -> str:
+    """The caller's word, for the sake of the example: take it from what the request has proved instead."""
+    return x_tenant
+
+
+runtime = aj.Runtime(jobs=[confirm])
+app = FastAPI(lifespan=lifespan(runtime), dependencies=[Depends(within_tenant(tenant_of))])
+app.add_middleware(TraceMiddleware)
+
+
+@app.post("/orders", status_code=202)
+async def take(order: Order) -> dict[str, str]:
+    run = await confirm.dispatch(order)
+    return {"run": run.id}
+
+
+@app.post("/orders/in-thread", status_code=202)
+def take_in_thread(order: Order) -> dict[str, str]:
+    """FastAPI calls plain functions in threads; what they dispatch has the same tenant and trace."""
+    return {"run": confirm.dispatch_sync(order).id}
+
+
+@app.get("/runs/{run_id}")
+async def show(run_id: str) -> dict[str, Any]:
+    run = await runtime.runs.get(run_id)
+    return {"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")))
