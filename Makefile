@@ -16,8 +16,8 @@ test: ## all checks and tests
 crash: ## kill worker processes at random for 40 seconds, on each store and on RabbitMQ
 	@scripts/test tests/system -k crash
 
-faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: forty minutes
-	@scripts/test tests/faults -m 'faults or not faults'
+faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: fifty minutes
+	@scripts/test tests/faults tests/model tests/rabbit -m 'faults or not faults'
 
 load: ## what a dispatch adds to web requests, 200 a second: on a quiet machine
 	@scripts/test tests/integrations/test_load.py -m 'load or not load'

@@ -25,13 +25,17 @@ from tests.telemetry.prometheus import NO_PROMETHEUS, Programs, find_programs  #
 
 SERVERS = {name: os.environ.get(f"ACTORJOBS_TEST_{name.upper()}_URL") for name in ("postgres", "mariadb", "rabbitmq")}
 NO_SERVER = 'no {} to test with: scripts/services up && eval "$(scripts/services env)", then run this again'
+ONLY_WHEN_ASKED = ("faults", "load")
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a server what needs one is left out, in one piece; in CI it fails."""
+    """Some marks must be asked for by name. Without a server what needs one is left out, in one piece; in CI it fails."""
+    for mark in ONLY_WHEN_ASKED:
+        if mark not in config.option.markexpr:
+            _leave_out(config, items, {item for item in items if item.get_closest_marker(mark)})
     if os.environ.get("CI") == "true":
         return
     missing = {f"{name}_server": NO_SERVER.format(name) for name, address in SERVERS.items() if address is None}
@@ -40,9 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = config.stash.setdefault(LEFT_OUT, {})
     for fixture, why in missing.items():
         needy = {item for item in items if fixture in getattr(item, "fixturenames", ())}
-        config.hook.pytest_deselected(items=needy)
-        items[:] = [item for item in items if item not in needy]
+        _leave_out(config, items, needy)
         left_out[why] = len(needy)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], some: set[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=some)
+    items[:] = [item for item in items if item not in some]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

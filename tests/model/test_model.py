@@ -179,6 +179,7 @@ def test_seq_and_the_due_time_cover_each_other_at_the_claim() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("world", "at_least"),
     [

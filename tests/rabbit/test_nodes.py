@@ -303,7 +303,9 @@ async def test_nodes_are_joined(cluster: Cluster) -> None:
     assert (await cluster.leader_of(queue)) is cluster.nodes[1]
 
 
-@pytest.mark.parametrize("harm", [Node.kill, Node.pause], ids=["killed", "paused"])
+@pytest.mark.parametrize(
+    "harm", [pytest.param(Node.kill, id="killed"), pytest.param(Node.pause, id="paused", marks=pytest.mark.faults)]
+)
 async def test_another_node_leads_when_the_leader_is_gone(cluster: Cluster, harm: Callable[[Node], None]) -> None:
     queue = await with_quorum_queue(cluster)
     leader = await cluster.leader_of(queue)
