@@ -32,7 +32,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Some marks must be asked for by name. Without a server what needs one is left out, in one piece; in CI it fails."""
+    """Some marks must be asked for by name. Without a server what needs one is left out at once; in CI it fails."""
     for mark in ONLY_WHEN_ASKED:
         if mark not in config.option.markexpr:
             _leave_out(config, items, {item for item in items if item.get_closest_marker(mark)})
