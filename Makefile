@@ -14,7 +14,7 @@ test: ## all checks and tests
 	@scripts/test
 
 crash: ## kill worker processes at random for 40 seconds, on each store and on RabbitMQ
-	@scripts/test tests/system -k crash
+	@ACTORJOBS_CRASH_SECONDS=40 scripts/test tests/system -k crash
 
 faults: ## break RabbitMQ, PostgreSQL, connections and workers in every way that the protocol knows: fifty minutes
 	@scripts/test tests/faults tests/model tests/rabbit -m 'faults or not faults'

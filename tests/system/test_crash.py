@@ -22,7 +22,7 @@ from tests.system.checker import TERMINAL, Told, read_effects, summary, violatio
 WORKERS = 4
 KILL_EVERY_SECONDS = 1.5
 DISPATCHES_PER_SECOND = 60
-SECONDS = float(os.environ.get("ACTORJOBS_CRASH_SECONDS", "40"))
+SECONDS = float(os.environ.get("ACTORJOBS_CRASH_SECONDS", "15"))
 QUIET_SECONDS = float(os.environ.get("ACTORJOBS_CRASH_QUIET", "120"))
 
 
