@@ -20,6 +20,8 @@ class Registry:
     def __init__(self, queues: Mapping[str, int | Queue], defaults: JobDefaults | None = None) -> None:
         self._defaults = defaults or JobDefaults()
         self._by_name: dict[str, Definition] = {}
+        self._implied: Mapping[str, None] = {}
+        """The queues of registered jobs, which nobody has to declare, in the order of the jobs."""
         self._declared = {name: _queue(name, value) for name, value in queues.items()}
         self._is_closed = False
 
@@ -40,6 +42,7 @@ class Registry:
                     f"two jobs are called {name!r}: {known.script} and {definition.script}; rename one of them"
                 )
             self._by_name[name] = definition
+        self._implied = dict.fromkeys(known.queue for known in self._by_name.values())
 
     def close(self) -> None:
         self._is_closed = True
@@ -79,8 +82,7 @@ class Registry:
     @property
     def queues(self) -> dict[str, Queue]:
         """The queues to serve: those declared, and those of registered jobs with concurrency 10."""
-        served = {definition.queue: Queue() for definition in self._by_name.values()}
-        return served | self._declared
+        return {name: Queue() for name in self._implied} | self._declared
 
     def served(self, only: Mapping[str, int | None] | None) -> dict[str, Queue]:
         """The queues to start pools for: all, or `only` these, with another concurrency where one is given."""
@@ -96,10 +98,9 @@ class Registry:
 
     def check_queue(self, queue: str) -> None:
         """`UnknownQueue` unless somebody declared it."""
-        known = self.queues
-        if queue not in known:
+        if queue not in self._declared and queue not in self._implied:
             raise UnknownQueue(
-                f"nobody declared a queue {queue!r}{nearest(queue, known)}; "
+                f"nobody declared a queue {queue!r}{nearest(queue, self.queues)}; "
                 "declare it with queues={...} on the runtime"
             )
 
