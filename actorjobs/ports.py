@@ -227,6 +227,7 @@ class Settlement:
     actor: str | None = None
     started_after: float = 0.0
     taken: float | None = None
+    tenant: str | None = None
     span_id: str | None = None
     trace_id: str | None = None
 
@@ -268,6 +269,8 @@ class LostRun:
     failures: int
     losses: int
     max_attempts: int
+    tenant: str | None = None
+    parent: str | None = None
     claimed_at: datetime | None = None
 
 
@@ -828,7 +831,7 @@ class Tracer(Protocol):
         """An actor takes this run; `previous` is the attempt before, if there was one."""
         ...
 
-    def lost(self, run: LostRun) -> Trying:
+    def lost(self, run: LostRun, *, previous: Attempt | None = None) -> Trying:
         """An attempt whose worker died, as it was when it began."""
         ...
 

@@ -14,8 +14,8 @@ from functools import partial
 
 from actorjobs.actors import Background, PeriodicStatistics
 from actorjobs.model import Envelope, Observation, RunState
-from actorjobs.ports import Accepted, Backlog, Broker, Settlement, Store, Sweep
-from actorjobs.telemetry import conventions, metrics
+from actorjobs.ports import Accepted, Backlog, Broker, Destination, Settlement, Store, Sweep
+from actorjobs.telemetry import metrics
 from actorjobs.telemetry.metrics_meters import Meters, Reading, Values
 from actorjobs.telemetry.metrics_runs import RunMetrics
 from actorjobs.worker.worker import Worker
@@ -41,11 +41,11 @@ class Metering:
         broker: Broker,
         worker: Callable[[], Worker | None],
         dropped: Callable[[], int],
+        destination: Destination,
         tenants: Collection[str],
     ) -> None:
         """`dropped()` is how many observations have been dropped so far."""
-        system = conventions.EMBEDDED if broker.figures is None else conventions.RABBITMQ
-        self.runs = RunMetrics(meters, system=system, tenants=tenants)
+        self.runs = RunMetrics(meters, destination=destination, tenants=tenants)
         self._meters = meters
         self._store = store
         self._broker = broker

@@ -185,6 +185,7 @@ class Opened:
             broker=self.broker,
             worker=lambda: self.worker,
             dropped=lambda: self.observers.dropped,
+            destination=destination_of(self.settings),
             tenants=self._metric_tenants,
         )
         for job in self._registry.definitions:
@@ -440,6 +441,7 @@ class Opened:
                 "run_id": settlement.fence.run_id,
                 "job": settlement.hint.job,
                 "attempt": settlement.fence.attempt,
+                "tenant": settlement.tenant,
                 "trace_id": settlement.trace_id or trace_id_of(settlement.hint.traceparent),
                 "span_id": settlement.span_id,
             },

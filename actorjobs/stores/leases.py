@@ -97,7 +97,7 @@ class Leases(StoreCore):
         query = (
             select(
                 *(runs.c[name] for name in HINT_COLUMNS),
-                *(runs.c[name] for name in ("attempt", "claimed_by", "claimed_at", *_FIGURES)),
+                *(runs.c[name] for name in ("attempt", "claimed_by", "claimed_at", "tenant", "parent", *_FIGURES)),
             )
             .outerjoin(workers, workers.c.id == runs.c.claimed_by)
             .where(
@@ -116,6 +116,8 @@ class Leases(StoreCore):
                     failures=row.failures,
                     losses=row.losses,
                     max_attempts=row.max_attempts,
+                    tenant=row.tenant or None,
+                    parent=row.parent,
                     claimed_at=row.claimed_at,
                 )
                 for row in connection.execute(query)

@@ -74,6 +74,7 @@ class Describing:
             names.ATTEMPT_NUMBER: fence.attempt,
             names.ATTEMPT_MAX: run.max_attempts,
             names.WORKER_ID: fence.owner,
+            **_given({names.TENANT_ID: run.tenant, names.PARENT_RUN_ID: run.parent}),
         }
 
     def _common(self, job: str, queue: str, operation: str) -> Attributes:

@@ -59,7 +59,7 @@ class TextFormatter(logging.Formatter):
 
 class JsonFormatter(logging.Formatter):
     """An object on a line of its own: `time` (UTC), `level`, `logger`, `message`, `process`, the attempt, whatever the
-    call gives as `extra`, and `exception` with the traceback."""
+    call gives as `extra` (what is no JSON as its `repr`), `exception` with the traceback, and `stack` if asked for."""
 
     def format(self, record: logging.LogRecord) -> str:
         told: dict[str, Any] = {
@@ -75,7 +75,12 @@ class JsonFormatter(logging.Formatter):
             told["exception"] = self.formatException(record.exc_info)
         elif record.exc_text:  # a child process has written its traceback out
             told["exception"] = record.exc_text
-        return json.dumps(told, default=repr, ensure_ascii=True)
+        if record.stack_info:
+            told["stack"] = self.formatStack(record.stack_info)
+        try:
+            return _json(told)
+        except (TypeError, ValueError, RecursionError):
+            return _json({name: _sound(value) for name, value in told.items()})
 
 
 def configure_logs(level: int, log_format: str, *, stream: TextIO | None = None) -> None:
@@ -86,6 +91,26 @@ def configure_logs(level: int, log_format: str, *, stream: TextIO | None = None)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(is_for_terminal=target.isatty()))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("actorjobs").setLevel(level)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=_shown, ensure_ascii=True, allow_nan=False)
+
+
+def _sound(value: object) -> object:
+    """The value if it is JSON, else what it looks like: an `extra` may be anything, and its event is not to be lost."""
+    try:
+        _json(value)
+    except (TypeError, ValueError, RecursionError):
+        return _shown(value)
+    return value
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def _one_line(text: str) -> str:

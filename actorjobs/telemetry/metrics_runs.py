@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from actorjobs.codec import decode_error
 from actorjobs.lifecycle import TERMINAL
 from actorjobs.model import Envelope, Outcome, RunState, Transition
-from actorjobs.ports import Accepted, Claim, Settlement
+from actorjobs.ports import Accepted, Claim, Destination, Settlement
 from actorjobs.telemetry import metrics
 from actorjobs.telemetry.conventions import PROCESS, SEND
 from actorjobs.telemetry.metrics_meters import Meters
@@ -27,10 +27,10 @@ PER_JOB = (
 class RunMetrics:
     """Told of each fact once, by whoever sees it happen. Takes microseconds and never raises for what it is told."""
 
-    def __init__(self, meters: Meters, *, system: str, tenants: Collection[str] = ()) -> None:
-        """`system` is `messaging.system`; `tenants` are those to be told of by name."""
+    def __init__(self, meters: Meters, *, destination: Destination, tenants: Collection[str] = ()) -> None:
+        """`messaging.*` speaks of the same `destination` as spans do; `tenants` are those to be told of by name."""
         self._meters = meters
-        self._system = system
+        self._system, self._place = destination.system, destination.name
         self._tenants = frozenset(tenants)
 
     def begin(self, queue: str, job: str) -> None:
@@ -53,19 +53,19 @@ class RunMetrics:
             else:
                 new[envelope.queue] += 1
         for queue, count in new.items():
-            self._meters.count(metrics.SENT, (self._system, SEND, queue, None), count)
+            self._meters.count(metrics.SENT, (self._system, SEND, self._place(queue), None), count)
         self._operation(SEND, _only_queue(envelopes), None, seconds)
 
     def not_sent(self, envelopes: Sequence[Envelope], error: BaseException, seconds: float) -> None:
         kind = type(error).__name__
         for queue, count in Counter(envelope.queue for envelope in envelopes).items():
-            self._meters.count(metrics.SENT, (self._system, SEND, queue, kind), count)
+            self._meters.count(metrics.SENT, (self._system, SEND, self._place(queue), kind), count)
         self._operation(SEND, _only_queue(envelopes), kind, seconds)
 
     # attempts
 
     def started(self, claim: Claim) -> None:
-        self._meters.count(metrics.CONSUMED, (self._system, PROCESS, claim.queue, None))
+        self._meters.count(metrics.CONSUMED, (self._system, PROCESS, self._place(claim.queue), None))
         waited = (claim.claimed_at - claim.available_at).total_seconds()
         self._meters.record(metrics.QUEUE_WAIT, max(waited, 0.0), self._run(claim.queue, claim.job, claim.tenant))
 
@@ -80,11 +80,12 @@ class RunMetrics:
         if state is None:
             self._meters.count(metrics.STALE_SETTLES, (queue, job))
             return
-        run = self._run(queue, job, None if claim is None else claim.tenant)
+        run = self._run(queue, job, settlement.tenant)
         if settlement.taken is not None:
             error = None if settlement.error is None else decode_error(settlement.error).name
             self._meters.record(metrics.ATTEMPT_DURATION, settlement.taken, (*run, settlement.outcome.value, error))
-            self._meters.record(metrics.PROCESS_DURATION, settlement.taken, (self._system, PROCESS, queue, error))
+            processed = (self._system, PROCESS, self._place(queue), error)
+            self._meters.record(metrics.PROCESS_DURATION, settlement.taken, processed)
         if settlement.outcome is Outcome.LOST:
             self._meters.count(metrics.LEASES_LOST, (queue, job))
         if state is RunState.RETRYING and settlement.decision.transition is Transition.RETRY:
@@ -111,7 +112,8 @@ class RunMetrics:
         return queue, job, tenant
 
     def _operation(self, operation: str, queue: str | None, error: str | None, seconds: float) -> None:
-        self._meters.record(metrics.OPERATION_DURATION, seconds, (self._system, operation, queue, error))
+        place = None if queue is None else self._place(queue)
+        self._meters.record(metrics.OPERATION_DURATION, seconds, (self._system, operation, place, error))
 
 
 def _only_queue(envelopes: Sequence[Envelope]) -> str | None:

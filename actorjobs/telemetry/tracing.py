@@ -58,10 +58,10 @@ class Tracing:
         creation = Creation(claim.traceparent, claim.tracestate, claim.baggage)
         return self._begin(claim.job, creation, lambda: self._describing.attempt(claim, actor), previous)
 
-    def lost(self, run: LostRun) -> Trying:
+    def lost(self, run: LostRun, *, previous: Attempt | None = None) -> Trying:
         """See `Tracer`."""
         creation = Creation(run.hint.traceparent, run.hint.tracestate)
-        return self._begin(run.hint.job, creation, lambda: self._describing.lost(run), since=run.claimed_at)
+        return self._begin(run.hint.job, creation, lambda: self._describing.lost(run), previous, run.claimed_at)
 
     def carried(self) -> Mapping[str, str] | None:
         """See `Tracer`."""

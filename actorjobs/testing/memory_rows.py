@@ -225,8 +225,8 @@ def mark_of(row: Row) -> Mark:
 
 
 def lost_run_of(row: Row) -> LostRun:
-    figures = {name: row[name] for name in ("failures", "losses", "max_attempts", "claimed_at")}
-    return LostRun(fence=fence_of(row), hint=claim_of(row).hint, **figures)
+    figures = {name: row[name] for name in ("failures", "losses", "max_attempts", "parent", "claimed_at")}
+    return LostRun(fence=fence_of(row), hint=claim_of(row).hint, tenant=row["tenant"] or None, **figures)
 
 
 def worker_of(row: Row) -> WorkerInfo:

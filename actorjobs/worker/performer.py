@@ -11,7 +11,6 @@ import contextvars
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -24,7 +23,7 @@ from anyio import CapacityLimiter
 from actorjobs import codec
 from actorjobs.actors import RestartActor
 from actorjobs.clock import Clock
-from actorjobs.errors import ActorJobsError, PayloadInvalid, UnknownJob
+from actorjobs.errors import PayloadInvalid, UnknownJob
 from actorjobs.jobs import Definition, JobContext
 from actorjobs.jobs.hooks import Middleware
 from actorjobs.lifecycle import Ending, Standing, decide
@@ -35,11 +34,9 @@ from actorjobs.worker.handling import RecordedLink, handle, handle_elsewhere
 from actorjobs.worker.isolation import Crew
 from actorjobs.worker.outcome import Budget, Ended, Verdict, judge
 from actorjobs.worker.performance import Performance, Seat
+from actorjobs.worker.tracing import attempt_before
 
 logger = logging.getLogger("actorjobs.worker")
-
-LOOK_BACK_SECONDS = 1.0
-"""How long an attempt that is traced is held up by asking the store for the one before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,14 +150,9 @@ class Performer:
             return self._recorded(attempt, Verdict(ending=ending, error=codec.truncate_error(error)))
 
     async def _traced(self, tracer: Tracer, claim: Claim, seat: Seat) -> Trying | None:
-        """The attempt as a trace shows it, with the one before if the store tells of it at once."""
-        previous = None
+        """The attempt as a trace shows it."""
         try:
-            if claim.attempt > 1:
-                with suppress(ActorJobsError, TimeoutError):
-                    async with asyncio.timeout(LOOK_BACK_SECONDS):
-                        known = await self._store.attempts(claim.run_id)
-                        previous = next((one for one in reversed(known) if one.number < claim.attempt), None)
+            previous = await attempt_before(self._store, claim.run_id, claim.attempt)
             return tracer.trying(claim, actor=seat.name, previous=previous)
         except Exception:  # a row that says nonsense is for the attempt to find, which ends its run
             logger.exception("run %s (%s) cannot be traced", claim.run_id, claim.job)
@@ -271,6 +263,7 @@ class Performer:
             actor=attempt.seat.name,
             started_after=attempt.started_after,
             taken=taken,
+            tenant=claim.tenant,
             span_id=attempt.traceparent[36:52],
             trace_id=None if trace_id == trace_id_of(claim.traceparent) else trace_id,
         )

@@ -15,6 +15,7 @@ from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, Ending, Standing, decide
 from actorjobs.model import ErrorInfo, Outcome, RunState, trace_id_of
 from actorjobs.ports import LostRun, Settlement, Store, Tracer, Trying
 from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, is_known_dead
+from actorjobs.worker.tracing import attempt_before
 
 RESCUE_LIMIT = 500
 EXPIRE_LIMIT = 500
@@ -47,7 +48,9 @@ async def rescue(
     settlements = rescue_settlements(lost, blamed)
     spans: dict[str, Trying] = {}
     if tracer is not None and tracer.is_on:
-        spans = {run.fence.run_id: tracer.lost(run) for run in lost}
+        for run in lost:
+            previous = await attempt_before(store, run.fence.run_id, run.fence.attempt)
+            spans[run.fence.run_id] = tracer.lost(run, previous=previous)
         settlements = [_in_span(settlement, spans[settlement.fence.run_id]) for settlement in settlements]
     for settlement, state in zip(settlements, await store.settle(settlements), strict=True):
         on_settled(settlement, state)
@@ -81,7 +84,12 @@ def _lost(run: LostRun, *, counts: bool) -> Settlement:
     decision = decide(standing, Ending(outcome=Outcome.LOST, counts=counts))
     error = ErrorInfo(name="WorkerLost", message=f"worker {run.fence.owner} died or lost its lease during the attempt")
     return Settlement(
-        fence=run.fence, hint=run.hint, outcome=Outcome.LOST, decision=decision, error=encode_error(error)
+        fence=run.fence,
+        hint=run.hint,
+        outcome=Outcome.LOST,
+        decision=decision,
+        error=encode_error(error),
+        tenant=run.tenant,
     )
 
 

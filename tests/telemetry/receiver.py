@@ -1,4 +1,4 @@
-"""A real OTLP receiver: the collector `rotel`, which prints every span that it takes."""
+"""A real OTLP receiver: the collector `rotel`, which prints every span, or metric, that it takes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,25 @@ class Received:
 
 
 class Receiver:
-    """Takes spans over gRPC and HTTP."""
+    """Takes spans and metrics over gRPC and HTTP."""
 
     def __init__(self, log: Path, ports: dict[str, int]) -> None:
         self._log = log
         self._ports = ports
 
-    def variables(self, protocol: str) -> dict[str, str]:
-        """What tells an SDK to send its spans here, by `grpc` or `http/protobuf`."""
+    def variables(self, protocol: str, *, metrics: bool = False) -> dict[str, str]:
+        """What tells an SDK to send its spans here, by `grpc` or `http/protobuf`, and its metrics if wanted."""
         return {
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._ports[protocol]}",
-            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_METRICS_EXPORTER": "otlp" if metrics else "none",
         }
+
+    @property
+    def metrics(self) -> set[str]:
+        """The names of the metrics that came."""
+        parts = self._log.read_text().split("ResourceMetrics #")[1:]
+        return {name for part in parts for name in re.findall(r"-> Name: ([\w.]+)", part)}
 
     @property
     def spans(self) -> list[Received]:
@@ -59,13 +65,13 @@ def program() -> Path | None:
 
 
 @contextmanager
-def receiving(folder: Path) -> Iterator[Receiver]:
-    """A receiver on free ports, until the end of the block."""
+def receiving(folder: Path, shows: str = "traces") -> Iterator[Receiver]:
+    """A receiver on free ports, until the end of the block, that `shows` what it gets of traces or of metrics."""
     ports = {"grpc": free_port(), "http/protobuf": free_port()}
     log, agent = folder / "rotel.log", program()
     assert agent is not None
     command = [str(agent), "start", "--pid-file", str(folder / "rotel.pid"), "--exporter", "blackhole"]
-    command += ["--debug-log", "traces", "--debug-log-verbosity", "detailed"]
+    command += ["--debug-log", shows, "--debug-log-verbosity", "detailed"]
     command += ["--otlp-grpc-endpoint", f"127.0.0.1:{ports['grpc']}"]
     command += ["--otlp-http-endpoint", f"127.0.0.1:{ports['http/protobuf']}"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:

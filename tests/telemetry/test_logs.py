@@ -93,11 +93,12 @@ async def test_the_line_about_a_failure_names_the_attempt_too(
     traces: Traces, sqlite_url: str, written: io.StringIO
 ) -> None:
     async with traces.runtime(sqlite_url, chatty) as runtime:
-        run = await chatty.dispatch(True)
+        run = await chatty.options(tenant="acme").dispatch(True)
         await runtime.runs.wait(run.id, timeout=10)
         [attempt] = await runtime.runs.attempts(run.id)
     [line] = [line for line in _lines(written) if line["logger"] == "actorjobs.runtime"]
     assert (line["run_id"], line["attempt"], line["span_id"]) == (run.id, 1, attempt.span_id)
+    assert (line["job"], line["tenant"], line["trace_id"]) == ("chatty", "acme", attempt.trace_id)
     assert "two lines" in line["message"]
 
 
@@ -106,6 +107,15 @@ def _record(message: str, *arguments: object, error: BaseException | None = None
     record = logging.LogRecord("shop", logging.ERROR, __file__, 1, message, arguments, info)
     vars(record).update(extra)
     return record
+
+
+class _Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("not to be shown")
+
+
+CIRCULAR: list[Any] = []
+CIRCULAR.append(CIRCULAR)
 
 
 def _raised() -> ValueError:
@@ -120,6 +130,8 @@ EVENTS = [
     _record("two\nlines \x1b[31m\u2028 of %s", "a\nb", run_id="r1", tenant="a\nb"),
     _record("failed", error=_raised(), run_id="r1", attempt=2, odd=object()),
     _record("not utf: \udcff", extra_text="\udcff"),
+    _record("no JSON", pairs={(1, 2): 2}, circular=CIRCULAR, number=float("nan"), odd=_Unshowable(), order=7),
+    _record("with its stack", stack_info="Stack (most recent call last):\n  File"),
 ]
 
 
@@ -130,6 +142,16 @@ def test_one_event_is_one_line(formatter: logging.Formatter, record: logging.Log
     assert len(text.splitlines()) == 1
     assert text.isprintable()
     text.encode()
+
+
+def test_whatever_an_extra_is_its_event_is_json() -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    told = json.loads(JsonFormatter().format(EVENTS[4]), parse_constant=refuse)
+    assert (told["message"], told["order"], told["pairs"], told["number"]) == ("no JSON", 7, "{(1, 2): 2}", "nan")
+    assert (told["circular"], told["odd"]) == ("[[...]]", "<_Unshowable>")
+    assert json.loads(JsonFormatter().format(EVENTS[5]))["stack"].startswith("Stack")
 
 
 def test_text_ends_with_the_attempt() -> None:

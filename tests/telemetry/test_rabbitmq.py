@@ -14,6 +14,7 @@ import actorjobs as aj
 from actorjobs.brokers.rabbitmq import Topology
 from tests.brokers.topologies import forget
 from tests.telemetry.conftest import Traces
+from tests.telemetry.measured import Measured
 
 
 @aj.job("twice", queue="work", retry=aj.Retry(2, aj.Fixed(0.1)))
@@ -66,6 +67,20 @@ async def test_a_message_carries_the_context_of_its_row(
     assert (send.attributes or {})["messaging.rabbitmq.destination.routing_key"] == queue.name
     assert (send.attributes or {})["messaging.system"] == "rabbitmq"
     assert {"server.address", "server.port"} <= (send.attributes or {}).keys()
+
+
+async def test_metrics_speak_of_the_same_place_as_spans(
+    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str
+) -> None:
+    measured = Measured()
+    options = {"broker": rabbitmq_server, "namespace": namespace, "meter_provider": measured.provider}
+    async with traces.runtime(sqlite_url, twice, **options):
+        run = await twice.dispatch()
+        await run.result(timeout=20)
+    place = (traces.spans[0].attributes or {})["messaging.destination.name"]
+    assert place == Topology(namespace).work_queue("work")
+    for name in ("client.sent.messages", "client.consumed.messages", "client.operation.duration", "process.duration"):
+        assert set(measured.values(f"messaging.{name}", "messaging.destination.name")) == {place}, name
 
 
 async def test_no_message_goes_by_what_the_instrumentor_of_aio_pika_wraps(

@@ -155,6 +155,23 @@ def test_a_dispatch_from_the_shell_is_sent_before_it_ends(shop: Shell, receiver:
     assert [span.name for span in receiver.spans] == ["send mail:welcome"]
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_metrics_of_a_worker_arrive(shop: Shell, tmp_path: Path, protocol: str) -> None:
+    with receiving(tmp_path, shows="metrics") as receiver:
+        variables = receiver.variables(protocol, metrics=True) | {"OTEL_TRACES_EXPORTER": "none"}
+        assert shop("dispatch", "mail:check", '{"email": "ada@example.org"}', **variables).returncode == 0
+        done = shop("worker", "--burst", **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert receiver.metrics >= {
+            "messaging.client.sent.messages",
+            "messaging.client.operation.duration",
+            "messaging.client.consumed.messages",
+            "messaging.process.duration",
+            "actorjobs.queue.wait.duration",
+            "actorjobs.runs",
+        }
+
+
 def test_a_receiver_that_is_down_holds_up_no_drain_for_long(shop: Shell) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_METRICS_EXPORTER": "none"}
     assert shop("dispatch", "mail:check", '{"email": "ada@example.org"}').returncode == 0

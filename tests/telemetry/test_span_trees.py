@@ -56,6 +56,12 @@ async def family(payload: Mail, ctx: aj.JobContext) -> None:
     await child.result(timeout=10)
 
 
+@aj.job("late", retry=aj.Retry(3, aj.Fixed(0.5)))
+async def late(payload: Mail, ctx: aj.JobContext) -> None:
+    if ctx.attempt == 1:
+        raise ConnectionError("not yet")
+
+
 APP: list[trace.TracerProvider] = []
 
 
@@ -319,6 +325,28 @@ async def test_a_lost_worker(traces: Traces, sqlite_url: str, stores: Stores) ->
     assert first.start_time == int(claim.claimed_at.timestamp() * 1e9)
     assert (first.attributes or {})["actorjobs.worker.id"] == "w-dead"
     assert [lost.span_id, ended.span_id] == [f"{span.context.span_id:016x}" for span in (first, second)]
+
+
+async def test_a_worker_lost_later_on(traces: Traces, sqlite_url: str, stores: Stores) -> None:
+    async with traces.runtime(sqlite_url, late) as runtime:
+        run = await late.dispatch(Mail(), tenant="acme")
+        while (await runtime.runs.get(run.id)).state is not aj.RunState.RETRYING:
+            await asyncio.sleep(0.01)
+    store = await stores.opened(sqlite_url)
+    dead = WorkerInfo(id="w-dead", host="gone", boot_id="b", pid=1)
+    await store.join(dead)
+    while not (await store.take([Demand(queue="default", jobs={"late": 1}, limit=1)], dead.id))[0].claims:
+        await asyncio.sleep(0.05)
+    await store.leave(dead.id)
+    async with traces.runtime(sqlite_url, late):
+        await late.handle(run.id).result(timeout=20)
+    assert traces.tree == [
+        "send late",
+        "  process late #1 failed/retrying ERROR(ConnectionError) [creation: send late]",
+        "  process late #2 lost/retrying ERROR(WorkerLost) [creation: send late, previous_attempt: process late #1]",
+        "  process late #3 succeeded/succeeded [creation: send late, previous_attempt: process late #2]",
+    ]
+    assert {(span.attributes or {}).get("actorjobs.tenant.id") for span in traces.spans} == {"acme"}
 
 
 async def _run(traces: Traces, url: str, run_id: str) -> aj.Run:

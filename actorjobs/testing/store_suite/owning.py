@@ -196,8 +196,17 @@ class Owning(StoreSetting):
         assert (await store.get(claim.run_id)).state is RunState.RETRYING
 
 
-def _lost(claim: Claim, **figures: int) -> LostRun:
-    return LostRun(fence=claim.fence, hint=claim.hint, claimed_at=claim.claimed_at, **figures)
+def _lost(claim: Claim, *, failures: int, losses: int, max_attempts: int) -> LostRun:
+    return LostRun(
+        fence=claim.fence,
+        hint=claim.hint,
+        failures=failures,
+        losses=losses,
+        max_attempts=max_attempts,
+        tenant=claim.tenant,
+        parent=claim.parent,
+        claimed_at=claim.claimed_at,
+    )
 
 
 def _rescue(lost: LostRun) -> Settlement:
