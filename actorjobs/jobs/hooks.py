@@ -28,7 +28,8 @@ DispatchMiddleware: TypeAlias = Callable[[Envelope, DispatchNext], Awaitable[Acc
 envelope, or raise."""
 
 Observer: TypeAlias = Callable[[Observation], Awaitable[None] | None]
-"""Is told what happens, after it happened; what it raises, or how long it takes, makes no difference to any run."""
+"""Is told what happens, after it happened; what it raises, or how long it takes, makes no difference to any run.
+A plain function is called on the event loop, and is to be quick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
