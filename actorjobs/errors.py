@@ -88,6 +88,10 @@ class StoreUnavailable(ActorJobsError):
     """The store cannot be reached, does not answer, or is locked by somebody else."""
 
 
+class StoreRefused(ActorJobsError):
+    """The database does not allow its user what was asked."""
+
+
 class SchemaOutdated(ActorJobsError):
     """The database's schema is not the one this version needs."""
 

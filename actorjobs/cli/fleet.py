@@ -52,6 +52,8 @@ class _Fleet:
         self._commands = commands
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._is_stopping = False
+        self._refusing: set[int] = set()
+        """Children that would not start as they were told, and wait for another try."""
         self._notifier = Notifier()
 
     async def run(self) -> int:
@@ -77,12 +79,19 @@ class _Fleet:
                 child.send_signal(signal.SIGTERM)
 
     async def _keep(self, index: int) -> int:
-        """Run one child, again and again while it dies of something; an ordinary end ends it here too."""
+        """Run one child, again and again while it dies of something; an ordinary end ends it here too. One that will
+        not start as it was told (another has its port, say) is tried again, unless none of them will."""
         pause = FIRST_RESTART_SECONDS
         while True:
             began = asyncio.get_running_loop().time()
             status = await self._run_child(index)
-            if self._is_stopping or status in (0, 2):
+            if self._is_stopping and status == 128 + signal.SIGTERM:
+                return 0  # told to end before it could listen: it had begun nothing
+            if status == 2:
+                self._refusing.add(index)
+            if len(self._refusing) == len(self._commands):
+                self._stop.set()
+            if self._is_stopping or status == 0 or self._stop.is_set():
                 return status
             if asyncio.get_running_loop().time() - began > HEALTHY_AFTER_SECONDS:
                 pause = FIRST_RESTART_SECONDS
@@ -96,6 +105,7 @@ class _Fleet:
 
     async def _run_child(self, index: int) -> int:
         child = await start_child(self._commands[index])
+        self._refusing.discard(index)
         self._children[index] = child
         if self._is_stopping:
             child.send_signal(signal.SIGTERM)

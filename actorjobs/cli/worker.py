@@ -20,7 +20,7 @@ from actorjobs.cli.notifying import Notifier
 from actorjobs.errors import InvalidOption
 from actorjobs.runtime import PoolsFailing, Runtime
 from actorjobs.telemetry.metrics_prometheus import MetricsServer
-from actorjobs.telemetry.setup import Telemetry, configure
+from actorjobs.telemetry.setup import Telemetry, configure, is_disabled
 
 logger = logging.getLogger("actorjobs.worker")
 
@@ -64,6 +64,8 @@ def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
     """Perform runs until a signal says stop; the exit status. A second signal leaves at once."""
     # Before the runtime is opened, which decides then whether anything is measured.
     server = None if options.metrics_port is None else MetricsServer(port=options.metrics_port)
+    if server is not None and is_disabled():
+        logger.warning("OTEL_SDK_DISABLED=true: --metrics-port has nothing to show")
     telemetry = configure(service_name=options.service_name, readers=[] if server is None else [server.start()])
     try:
         status = _run(_Process(runtime, options, telemetry).run())

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from actorjobs.clock import Clock
-from actorjobs.errors import InvalidOption, StoreUnavailable
+from actorjobs.errors import InvalidOption, StoreRefused, StoreUnavailable
 from actorjobs.stores.schema import MYSQL
 
 T = TypeVar("T")
@@ -128,6 +128,12 @@ async def open_database(url: str, clock: Clock, *, inline: bool = False) -> Data
     except ModuleNotFoundError as error:
         extra = "mysql" if parsed.get_backend_name() in MYSQL else "postgres"
         raise InvalidOption(f"{parsed.drivername}:// needs {error.name}: pip install 'actorjobs[{extra}]'") from None
+
+
+def refused(error: DBAPIError, url: URL) -> StoreRefused:
+    """`StoreRefused` with the database's words and nobody's data."""
+    words = str(error.orig).strip().splitlines()[0].split(": ", 1)[-1][:300] if error.orig is not None else ""
+    return StoreRefused(f"the user of {masked(url)} may not do this ({words}): use one that may, or grant it the right")
 
 
 def unavailable(error: BaseException, url: URL, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
-from actorjobs.stores.database import LockHeld, in_background, unavailable
+from actorjobs.stores.database import LockHeld, in_background, refused, unavailable
 from actorjobs.stores.dialects import LOCK_WAIT_SECONDS, STRICT
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
@@ -30,10 +30,11 @@ _TRY_AGAIN = frozenset({1213, 1020})
 """Deadlock, and "record has changed since last read", which MariaDB says instead under `innodb_snapshot_isolation`."""
 
 _LOCK_TIMEOUT = 1205
+_NO_RIGHT = frozenset({1142, 1143, 1227, 1370})  # ER_TABLEACCESS_DENIED_ERROR and its like
 _NO_ANSWER = frozenset(
     # What servers say when they refuse, stop, are full or may only be read; 2000 and above are the driver's own words.
     {1021, 1037, 1038, 1040, 1041, 1042, 1043, 1044, 1045, 1049, 1053, 1077, 1078, 1079, 1080, 1081, 1114, 1129, 1130}
-    | {1135, 1142, 1152, 1153, 1154, 1155, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1251, 1290, 1317}
+    | {1135, 1152, 1153, 1154, 1155, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1251, 1290, 1317}
     | {1637, 1698, 1792, 1836, 1927, 1969, 3024, 3032, 3118, 3159, 3168, 3169, 4031}
 )
 _DRIVERS_OWN = range(2000, 3000)
@@ -72,7 +73,7 @@ class MysqlDatabase(PooledDatabase):
         is_lost = error.connection_invalidated or is_garbled or isinstance(error, InterfaceError)
         if is_lost or code in _TRY_AGAIN or code in _NO_ANSWER or code in _DRIVERS_OWN:
             return unavailable(error, self.url)
-        return error
+        return refused(error, self.url) if code in _NO_RIGHT else error
 
     def watch(self, notice: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         return in_background(self._watch(notice))

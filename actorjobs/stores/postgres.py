@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from actorjobs.errors import InvalidOption, StoreUnavailable
-from actorjobs.stores.database import LockHeld, in_background, unavailable
+from actorjobs.stores.database import LockHeld, in_background, refused, unavailable
 from actorjobs.stores.pooled import POOL_TIMEOUT_SECONDS, PooledDatabase
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 _NOTIFY = text("SELECT pg_notify(:channel, '')")
 _TRY_AGAIN = frozenset({"40001", "40P01"})
 _LOCK_TIMEOUT = "55P03"
+_NO_RIGHT = "42501"
 _NO_ANSWER = ("08", "25006", "28", "3D", "53", "57", "58", "XX")
 """Beginnings of SQLSTATEs that are about the server, or the way to it, and not about what was asked of it."""
 _SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
@@ -112,7 +113,7 @@ class PostgresDatabase(PooledDatabase):
         lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
         if lost or state in _TRY_AGAIN or state.startswith(_NO_ANSWER):
             return unavailable(error, self.url)
-        return error
+        return refused(error, self.url) if state == _NO_RIGHT else error
 
     async def write_at_once(self, work: Callable[[Connection], T]) -> T:
         """One round trip instead of three: no BEGIN before the statement, no COMMIT after it."""

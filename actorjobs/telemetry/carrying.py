@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final
 
-from opentelemetry import baggage, context, propagate, trace
+from opentelemetry import baggage, context, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from actorjobs import tracestate
 from actorjobs.model import Attempt
 from actorjobs.telemetry import conventions as names
+
+logger = logging.getLogger("actorjobs.telemetry")
 
 LONGEST_BAGGAGE: Final = 8192
 """Characters of baggage that a run takes along; more is left behind."""
@@ -27,7 +35,7 @@ class Creation:
         dispatch = remote(traceparent, state)
         self.around = Context()
         if with_baggage:
-            self.around = propagate.extract({"baggage": with_baggage}, context=self.around)
+            self.around = propagator().extract({"baggage": with_baggage}, context=self.around)
         if dispatch is not None and relation == "parent":
             self.around = trace.set_span_in_context(NonRecordingSpan(dispatch), self.around)
         self.links = [] if dispatch is None or relation == "none" else [link(dispatch, names.LINK_CREATION)]
@@ -77,9 +85,21 @@ def baggage_here() -> str | None:
     if not baggage.get_all():
         return None
     headers: dict[str, str] = {}
-    propagate.inject(headers)
+    propagator().inject(headers)  # pyright: ignore[reportArgumentType]  # its default setter is for any mapping
     text = headers.get("baggage")
     return text if text and len(text) <= LONGEST_BAGGAGE else None
+
+
+@cache
+def propagator() -> TextMapPropagator:
+    """The global propagator, or that of W3C's formats where `OTEL_PROPAGATORS` names one that is not there: then the
+    module cannot even be loaded."""
+    try:
+        from opentelemetry import propagate
+    except ValueError as error:
+        logger.warning("OTEL_PROPAGATORS cannot be followed (%s): W3C's formats are used", error)
+        return CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    return propagate.get_global_textmap()
 
 
 def link(to: SpanContext, kind: str) -> Link:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import attach, detach
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from actorjobs.jobs.current import dispatching_in
+from actorjobs.telemetry.carrying import propagator
 
 _TRACE_CONTEXT = TraceContextTextMapPropagator()
 _BAGGAGE = W3CBaggagePropagator()
@@ -25,7 +26,7 @@ def within_trace_of(headers: Mapping[str, str]) -> Generator[None]:
     if trace.get_current_span().get_span_context().is_valid:
         yield
         return
-    context = propagate.extract(headers)  # in whatever format this process is set to
+    context = propagator().extract(headers)  # in whatever format this process is set to
     fields: dict[str, str] = {}
     _TRACE_CONTEXT.inject(fields, context)
     _BAGGAGE.inject(fields, context)

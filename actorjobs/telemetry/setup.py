@@ -30,6 +30,8 @@ logger = logging.getLogger("actorjobs.telemetry")
 FLUSH_SECONDS: Final = 5.0
 """How long the end of a process waits for its last spans and metrics to be taken."""
 
+_PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
 MISSING_SDK: Final = "telemetry is asked for (OTEL_*), but %s is not installed: pip install 'actorjobs[otel]'"
 
 
@@ -77,7 +79,7 @@ _service_name: str | None = None
 
 def _set_up(*parts: Callable[[], list[Callable[[], object]]]) -> Telemetry:
     shutdowns: list[Callable[[], object]] = []
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if is_disabled():
         return Telemetry(shutdowns)
     for part in parts:
         try:
@@ -90,16 +92,23 @@ def _set_up(*parts: Callable[[], list[Callable[[], object]]]) -> Telemetry:
     return Telemetry(shutdowns)
 
 
+def is_disabled() -> bool:
+    """Whether `OTEL_SDK_DISABLED` turns everything off."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
 def _traces(service_name: str) -> list[Callable[[], object]]:
-    exporters = _asked_for("traces")
-    if not exporters or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return []
+    exporters = _exporters("traces")
+    if not exporters:
         return []
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
-    for name in exporters:
-        provider.add_span_processor(BatchSpanProcessor(_exporter("traces", name)))
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     global _service_name
     _service_name = service_name
@@ -107,14 +116,15 @@ def _traces(service_name: str) -> list[Callable[[], object]]:
 
 
 def _metrics(service_name: str, readers: Sequence[MetricReader]) -> list[Callable[[], object]]:
-    exporters = _asked_for("metrics")
-    is_there = not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
-    if not (exporters or readers) or is_there:
+    if not type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics"):
+        return []
+    exporters = _exporters("metrics")
+    if not (exporters or readers):
         return []
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-    periodic = [PeriodicExportingMetricReader(_exporter("metrics", name)) for name in exporters]
+    periodic = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
     resource = _resource(service_name)
     provider = MeterProvider(resource=resource, metric_readers=[*readers, *periodic], shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
@@ -129,17 +139,34 @@ def _asked_for(signal: str) -> list[str]:
     return [name for name in (part.strip() for part in asked.split(",")) if name and name != "none"]
 
 
+def _exporters(signal: str) -> list[Any]:
+    """Those asked for that can be had; what is wrong with one is no reason to go without the others."""
+    exporters: list[Any] = []
+    for name in _asked_for(signal):
+        try:
+            exporters.append(_exporter(signal, name))
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:
+            logger.warning("telemetry without the exporter %r of %s: %s: %s", name, signal, type(error).__name__, error)
+    return exporters
+
+
 def _exporter(signal: str, name: str) -> Any:
     """A new exporter of that name, from whichever package offers it; `otlp` by the protocol that is set, else gRPC."""
     if name == "otlp":
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
         protocol = own or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
-        name = "otlp_proto_http" if protocol.startswith("http") else "otlp_proto_grpc"
+        if protocol not in _PROTOCOLS:
+            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL is grpc or http/protobuf, not {protocol!r}")
+        name = _PROTOCOLS[protocol]
+    if name == "prometheus":
+        raise ValueError("Prometheus fetches metrics: use `actorjobs worker --metrics-port`")
     for found in entry_points(group=f"opentelemetry_{signal}_exporter", name=name):
         return found.load()()
     if name.startswith("otlp"):
         raise ModuleNotFoundError(name=f"the exporter {name!r}")
-    raise ValueError(f"there is no exporter {name!r} for {signal}")
+    raise ValueError("there is no exporter of that name")
 
 
 def _resource(service_name: str) -> Resource:

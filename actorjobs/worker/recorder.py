@@ -34,7 +34,7 @@ from actorjobs.worker.lane import I, Lane, O
 
 GROUP_LIMIT = 500
 SETTLE_RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-LAST_CHANCE_SECONDS = 10.0
+LAST_CHANCE_SECONDS = 5.0
 LATE_ANSWER_SECONDS = 5.0
 """A claim that is answered later than this is looked at again before anything starts."""
 

@@ -102,6 +102,7 @@ class Worker:
         """`sweeps` are duties besides its own and the broker's: those of measuring, if anything is measured."""
         self.lease = lease
         self._measures = bool(sweeps)
+        self._is_overdue = False
         self._performer = performer
         self._store = store
         self._clock = clock
@@ -214,7 +215,7 @@ class Worker:
         try:
             await asyncio.gather(*(pool.close_intake() for pool in self.pools))
             await self._all_idle(grace, hurry)
-            if self._performer.performing:
+            if any(pool.busy for pool in self.pools):  # else only the store is waited for
                 logger.info("canceling %d runs that are still at work", len(self._performer.performing))
                 self._cancel_all(CancelReason.SHUTDOWN)
                 await self._all_idle(CANCEL_GRACE_SECONDS, hurry)
@@ -268,8 +269,10 @@ class Worker:
     async def _guard_lease(self) -> None:
         """Give up work that others may already have taken over."""
         age = self.lease.age
-        if age >= CANCEL_AFTER_SECONDS and self._performer.performing:
-            logger.error("the lease could not be renewed for %.1f s: running work is canceled", age)
+        was_overdue, self._is_overdue = self._is_overdue, age >= CANCEL_AFTER_SECONDS
+        if self._is_overdue and self._performer.performing:
+            if not was_overdue:
+                logger.error("the lease could not be renewed for %.1f s: running work is canceled", age)
             self._cancel_all(CancelReason.LOST)
         if age >= ABANDON_AFTER_SECONDS:
             self._performer.abandon_all(CancelReason.LOST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import textwrap
 import time
@@ -285,6 +286,27 @@ def test_processes_are_kept_and_end_together(shell: Shell) -> None:
     parent.send_signal(signal.SIGTERM)
     output, _ = parent.communicate(timeout=30)
     assert parent.returncode == 0, output
+
+
+def test_a_process_whose_port_is_taken_comes_once_it_is_free(shell: Shell) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        parent = shell.start("worker", "--processes", "2", "--health-port", str(port - 1))
+        assert parent.stdout is not None
+        said = iter(parent.stdout.readline, "")
+        assert any("worker process 2 died (status 2)" in line for line in said)
+    wait_for(lambda: len(_children(parent.pid)) == 2)
+    parent.send_signal(signal.SIGTERM)
+    output, _ = parent.communicate(timeout=30)
+    assert parent.returncode == 0, output
+
+
+def test_children_that_all_refuse_end_their_parent(shell: Shell) -> None:
+    done = shell("worker", "--processes", "2", "-Q", "nobody-declared-this")
+    assert done.returncode == 2
 
 
 def test_children_do_not_outlive_their_parent(shell: Shell) -> None:

@@ -118,7 +118,32 @@ def test_a_missing_extra_is_one_line(blocked: str) -> None:
     assert "pip install 'actorjobs[otel]'" in line
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, "use `actorjobs worker --metrics-port`"),
+        ({"OTEL_METRICS_EXPORTER": "bogus"}, "'bogus'"),
+        ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "grpc or http/protobuf"),
+    ],
+)
+def test_an_exporter_that_cannot_be_had_takes_no_other_along(variables: dict[str, str], words: str) -> None:
+    reader = ", readers=[__import__('opentelemetry.sdk.metrics.export', fromlist=['x']).InMemoryMetricReader()]"
+    told = look(arguments=reader, **variables)
+    assert is_sdk(told) == (False, True)
+    [line] = told["log"]
+    assert words in line
+
+
+def test_a_propagator_that_there_is_not_is_one_line() -> None:
+    before = "from actorjobs.telemetry.carrying import propagator; print(propagator().fields, file=sys.stderr)"
+    warned, fields = look(before, OTEL_PROPAGATORS="bogus")["log"]
+    assert "OTEL_PROPAGATORS" in warned
+    assert "traceparent" in fields
+    assert "baggage" in fields
+
+
 def test_an_exporter_that_there_is_not_is_one_line() -> None:
     told = look(OTEL_TRACES_EXPORTER="zipkin9")
-    assert told["log"] == ["telemetry cannot be set up: ValueError: there is no exporter 'zipkin9' for traces"]
+    [line] = told["log"]
+    assert line == "telemetry without the exporter 'zipkin9' of traces: ValueError: there is no exporter of that name"
     assert is_sdk(told) == (False, False)
