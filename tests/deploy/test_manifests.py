@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -152,6 +153,14 @@ def test_compose_mounts_and_calls_what_is_there() -> None:
     for name in ("web", "worker"):
         [module] = {word.partition(":")[0] for word in compose["services"][name]["command"] if word.startswith("web_")}
         assert (ROOT / "examples" / f"{module}.py").is_file()
+
+
+def test_compose_has_the_virtual_host_of_the_definitions() -> None:
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    [vhost] = json.loads((DEPLOY / "rabbitmq-definitions.json").read_text(encoding="utf-8"))["vhosts"]
+    assert compose["services"]["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_VHOST"] == vhost["name"]
+    address = compose["services"]["worker"]["environment"]["ACTORJOBS_BROKER_URL"]
+    assert address.endswith(f"@rabbitmq/{vhost['name']}")
 
 
 def test_the_collector_and_grafana_name_only_what_is_there() -> None:
