@@ -6,12 +6,14 @@ Run it: python examples/web_aiohttp.py, and in another terminal
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs.integrations.aiohttp import cleanup_ctx, tenant_middleware, trace_middleware
+from actorjobs.telemetry.setup import configure
 
 
 class Order(BaseModel):
@@ -46,6 +48,12 @@ def tenant_of(request: web.Request) -> str | None:
     return request.headers.get("x-tenant")
 
 
+async def telemetry(app: web.Application) -> AsyncIterator[None]:
+    """OpenTelemetry where OTEL_* variables ask for it, from before the runtime opens until it has drained."""
+    async with configure(service_name="orders-web"):
+        yield
+
+
 runtime = aj.Runtime(jobs=[confirm])
 app = web.Application(middlewares=[trace_middleware, tenant_middleware(tenant_of)])
 app.add_routes(
@@ -55,7 +63,8 @@ app.add_routes(
         web.get("/runs/{id}", show),
     ]
 )
-app.cleanup_ctx.append(cleanup_ctx(runtime, embed=True))  # without embed= it only dispatches: workers elsewhere perform
+# In this order, and left in the other. Without embed= it only dispatches: workers elsewhere perform.
+app.cleanup_ctx.extend([telemetry, cleanup_ctx(runtime, embed=True)])
 
 if __name__ == "__main__":
     web.run_app(app, port=int(os.environ.get("PORT", "8000")))

@@ -8,6 +8,8 @@ Run both, each in a terminal, then order something:
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import uvicorn
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs.integrations.fastapi import TraceMiddleware, lifespan, within_tenant
+from actorjobs.telemetry.setup import configure
 
 
 class Order(BaseModel):
@@ -35,7 +38,16 @@ def tenant_of(x_tenant: Annotated[str, Header()]) -> str:
 
 
 runtime = aj.Runtime(jobs=[confirm])
-app = FastAPI(lifespan=lifespan(runtime), dependencies=[Depends(within_tenant(tenant_of))])
+
+
+@asynccontextmanager
+async def life(app: FastAPI) -> AsyncGenerator[None]:
+    """OpenTelemetry where OTEL_* variables ask for it, from before the runtime opens until it has drained."""
+    async with configure(service_name="orders-web"), lifespan(runtime)(app):
+        yield
+
+
+app = FastAPI(lifespan=life, dependencies=[Depends(within_tenant(tenant_of))])
 app.add_middleware(TraceMiddleware)
 
 

@@ -6,6 +6,8 @@ Run it: python examples/web_starlette.py, and in another terminal
 
 import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from pydantic import BaseModel
@@ -17,6 +19,7 @@ from starlette.routing import Route
 
 import actorjobs as aj
 from actorjobs.integrations.starlette import TenantMiddleware, TraceMiddleware, lifespan
+from actorjobs.telemetry.setup import configure
 
 
 class Order(BaseModel):
@@ -52,13 +55,22 @@ def tenant_of(request: HTTPConnection) -> str | None:
 
 
 runtime = aj.Runtime(jobs=[confirm])
+
+
+@asynccontextmanager
+async def life(app: Starlette) -> AsyncGenerator[None]:
+    """OpenTelemetry where OTEL_* variables ask for it, from before the runtime opens until it has drained."""
+    async with configure(service_name="orders-web"), lifespan(runtime, embed=True)(app):
+        yield  # without embed= it only dispatches: workers elsewhere perform
+
+
 app = Starlette(
     routes=[
         Route("/orders", take, methods=["POST"]),
         Route("/orders/in-thread", take_in_thread, methods=["POST"]),
         Route("/runs/{id}", show),
     ],
-    lifespan=lifespan(runtime, embed=True),  # without embed= it only dispatches: workers elsewhere perform
+    lifespan=life,
     middleware=[Middleware(TraceMiddleware), Middleware(TenantMiddleware, resolve=tenant_of)],
 )
 

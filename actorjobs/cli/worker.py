@@ -146,9 +146,8 @@ class _Process:
             logger.info("%s", performing)
             self._notifier.ready(performing)
             await self._until_done()
-            status = await self._drain()
-            if self._telemetry and not await asyncio.to_thread(self._telemetry.close):
-                logger.warning("the last spans and metrics were not taken in time")
+            async with self._telemetry:
+                status = await self._drain()
             await _leave_if_stuck(status)
             return status
         finally:

@@ -8,6 +8,7 @@ after its fork or spawn: exporters have threads.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from opentelemetry import metrics, trace
 
@@ -36,7 +37,7 @@ MISSING_SDK: Final = "telemetry is asked for (OTEL_*), but %s is not installed: 
 
 
 class Telemetry:
-    """What was set up in this process; `close` it at the end."""
+    """What was set up in this process; `close` it at the end, or put what it is to tell of in `async with`."""
 
     def __init__(self, shutdowns: Sequence[Callable[[], object]]) -> None:
         self._shutdowns = shutdowns
@@ -54,6 +55,14 @@ class Telemetry:
         for end in ends:
             end.join(max(0.0, deadline - time.monotonic()))
         return not any(end.is_alive() for end in ends)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        """Close it, in a thread; what was not taken in time is a line in the log."""
+        if self and not await asyncio.to_thread(self.close):
+            logger.warning("the last spans and metrics were not taken in time")
 
 
 def configure(*, service_name: str = names.SCOPE, readers: Sequence[MetricReader] = ()) -> Telemetry:

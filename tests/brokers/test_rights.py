@@ -1,4 +1,4 @@
-"""Users without the right to configure, with just the permissions that deploy/ gives them."""
+"""Users without the right to configure, imported with just the permissions that deploy/ gives them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from actorjobs.errors import TopologyMismatch
 from actorjobs.model import Outcome, RunState
 from tests.brokers.pools import Gate, broker_of, quick, wait
 from tests.brokers.watching import until
-from tests.rabbit.nodes import Node, has_programs
+from tests.rabbit.nodes import Node, NodeError, has_programs
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-USERS = ("actorjobs-admin", "actorjobs-worker", "actorjobs-client")
+DEFINITIONS = DEPLOY / "rabbitmq-definitions.json"
+USERS = ("actorjobs-admin", "actorjobs-worker", "actorjobs-client", "actorjobs-operator")
 PASSWORD = "a-password"
 
 pytestmark = [
@@ -43,10 +44,11 @@ async def flaky(ctx: aj.JobContext[Gate]) -> str:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """Its users have the permissions of deploy/, and an administrator of theirs has applied the topology."""
+    """It has imported the definitions of deploy/, and their administrator has applied the topology."""
     node = Node(tmp_path_factory.mktemp("node"))
+    definitions = with_hashes(tmp_path_factory.mktemp("definitions") / "definitions.json")
     try:
-        asyncio.run(_prepare(node))
+        asyncio.run(_prepare(node, definitions))
         applied = actorjobs(node, "actorjobs-admin", "topology", "apply", "-Q", "work")
         assert applied.returncode == 0, applied.stderr
         yield node
@@ -54,15 +56,38 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         node.close()
 
 
-async def _prepare(node: Node) -> None:
+async def _prepare(node: Node, definitions: Path) -> None:
     await node.start()
-    for user in USERS:
-        await node.ctl("add_user", user, PASSWORD)
-    await node.ctl("import_definitions", str(DEPLOY / "rabbitmq-permissions.json"))
+    # As it is delivered it is refused, and no user is there whose password everybody may read.
+    with pytest.raises(NodeError):
+        await node.ctl("import_definitions", str(DEFINITIONS))
+    assert "actorjobs-" not in await node.ctl("list_users")
+    for _ in range(2):  # the second time changes nothing
+        await node.ctl("import_definitions", str(definitions))
+
+
+def with_hashes(copy: Path) -> Path:
+    """The definitions with hashes of the password, as the README makes them."""
+    definitions = json.loads(DEFINITIONS.read_text(encoding="utf-8"))
+    for user in definitions["users"]:
+        user["password_hash"] = hash_of(PASSWORD)
+    copy.write_text(json.dumps(definitions), encoding="utf-8")
+    return copy
+
+
+def hash_of(password: str) -> str:
+    """What the README's command prints; it reads its input where there is no terminal to ask at."""
+    found = re.search(r"^python3 -c '(.*?)'$", (DEPLOY / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    command = [sys.executable, "-W", "ignore", "-c", found[1]]
+    done = subprocess.run(
+        command, input=f"{password}\n", capture_output=True, text=True, timeout=60, check=True, start_new_session=True
+    )
+    return done.stdout.strip()
 
 
 def url_of(node: Node, user: str) -> str:
-    return f"amqp://{user}:{PASSWORD}@127.0.0.1:{node.port}/"
+    return f"amqp://{user}:{PASSWORD}@127.0.0.1:{node.port}/actorjobs"
 
 
 def actorjobs(node: Node, user: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +155,18 @@ async def test_what_runs_is_canceled_within_a_second(client: aj.Runtime, worker:
     assert time.monotonic() - began < 1.5
 
 
+async def test_what_an_operator_wishes_is_broadcast(
+    node: Node, options: dict[str, Any], worker: aj.Runtime, gate: Gate
+) -> None:
+    async with aj.Runtime(broker=url_of(node, "actorjobs-operator"), **options).client() as operator:
+        handle = await operator.dispatch(wait)
+        await until(lambda: len(gate.started) == 1)
+        await handle.cancel()
+        assert (await operator.runs.wait(handle.id, timeout=10)).state is RunState.CANCELED
+        assert not operator.health
+    assert "[monitoring]" in await node.ctl("list_users")
+
+
 async def test_who_may_not_declare_is_told_which_right_is_missing_and_what_to_do(
     node: Node, options: dict[str, Any]
 ) -> None:
@@ -168,8 +205,10 @@ async def test_a_worker_that_declares_needs_no_more_than_the_administrator(node:
 
 def test_the_readme_gives_the_same_permissions() -> None:
     table = (DEPLOY / "README.md").read_text(encoding="utf-8").replace("\\|", "|")
-    given = json.loads((DEPLOY / "rabbitmq-permissions.json").read_text(encoding="utf-8"))["permissions"]
-    assert [one["user"] for one in given] == list(USERS)
+    definitions = json.loads(DEFINITIONS.read_text(encoding="utf-8"))
+    given = definitions["permissions"]
+    assert [one["user"] for one in given] == [one["name"] for one in definitions["users"]] == list(USERS)
+    assert {one["vhost"] for one in given} == {one["name"] for one in definitions["vhosts"]} == {"actorjobs"}
     for one in given:
         for right in ("configure", "write", "read"):
             re.compile(one[right])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import actorjobs as aj
+from tests.telemetry.prometheus import Programs
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -20,6 +22,7 @@ COMPOSE = DEPLOY / "compose.yaml"
 KUBERNETES = sorted(path for path in (DEPLOY / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
 CLEAN_UP_SECONDS = 5
 TO_SPARE_SECONDS = 15
+NO_KUBECTL = "no kubectl here, and nothing of ours installs it: each file by itself is validated without"
 
 
 def checked(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -62,7 +65,7 @@ def test_kubernetes(path: Path, tmp_path: Path) -> None:
     assert "maxUnavailabel" in finds("kubernetes-validate", "--strict", mistaken)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason=NO_KUBECTL)
 def test_kustomize_builds_all_of_it() -> None:
     done = subprocess.run(
         ["kubectl", "kustomize", str(DEPLOY / "kubernetes")], capture_output=True, text=True, timeout=60, check=False
@@ -85,13 +88,17 @@ def test_dockerfile(tmp_path: Path) -> None:
     assert "DL3002" in finds("hadolint", broken(DEPLOY / "Dockerfile", tmp_path, "USER 10001", "USER root"))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-def test_prometheus() -> None:
+def test_prometheus(prometheus_programs: Programs, tmp_path: Path) -> None:
+    def check(config: Path) -> subprocess.CompletedProcess[str]:
+        command = [prometheus_programs.promtool, "check", "config", "--syntax-only", str(config)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
     config = DEPLOY / "prometheus" / "prometheus.yaml"
-    done = subprocess.run(
-        ["promtool", "check", "config", "--syntax-only", str(config)], capture_output=True, text=True, check=False
-    )
+    done = check(config)
     assert done.returncode == 0, done.stdout + done.stderr
+    mistaken = check(broken(config, tmp_path, "scrape_configs:", "scrape_confgs:"))
+    assert mistaken.returncode != 0
+    assert "scrape_confgs" in mistaken.stdout + mistaken.stderr
 
 
 def manifests() -> dict[tuple[str, str], Any]:
@@ -146,6 +153,14 @@ def test_compose_mounts_and_calls_what_is_there() -> None:
     for name in ("web", "worker"):
         [module] = {word.partition(":")[0] for word in compose["services"][name]["command"] if word.startswith("web_")}
         assert (ROOT / "examples" / f"{module}.py").is_file()
+
+
+def test_compose_has_the_virtual_host_of_the_definitions() -> None:
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    [vhost] = json.loads((DEPLOY / "rabbitmq-definitions.json").read_text(encoding="utf-8"))["vhosts"]
+    assert compose["services"]["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_VHOST"] == vhost["name"]
+    address = compose["services"]["worker"]["environment"]["ACTORJOBS_BROKER_URL"]
+    assert address.endswith(f"@rabbitmq/{vhost['name']}")
 
 
 def test_the_collector_and_grafana_name_only_what_is_there() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -44,6 +47,33 @@ async def test_on_the_loop_and_in_a_thread(traces: Traces, sqlite_url: str) -> N
             process = _process_of(run, traces)
             assert seen == {(f"{process.context.trace_id:032x}", f"{process.context.span_id:016x}")}
     assert "    send loop" in traces.tree
+
+
+@aj.job("own-thread")
+def in_threads_of_its_own(ctx: aj.JobContext) -> list[tuple[str, str]]:
+    seen: list[tuple[str, str]] = []
+
+    def look() -> None:
+        seen.append(_here())
+
+    for target, *given in ((look,), (contextvars.copy_context().run, look)):
+        thread = threading.Thread(target=target, args=given)
+        thread.start()
+        thread.join()
+    return seen
+
+
+async def test_a_thread_that_a_handler_starts_is_outside_unless_it_is_given_the_context(
+    traces: Traces, sqlite_url: str
+) -> None:
+    async with traces.runtime(sqlite_url, in_threads_of_its_own):
+        run = await in_threads_of_its_own.dispatch()
+        plain, given = (tuple(one) for one in await run.result(timeout=10))
+    process = _process_of(run, traces)
+    inside = (f"{process.context.trace_id:032x}", f"{process.context.span_id:016x}")
+    assert given == inside
+    inherits = getattr(sys.flags, "thread_inherit_context", False)  # from Python 3.14 on
+    assert plain == (inside if inherits else ("0" * 32, "0" * 16))
 
 
 async def test_no_attempt_sees_the_span_in_which_the_runtime_was_opened(traces: Traces, sqlite_url: str) -> None:
