@@ -149,6 +149,27 @@ async def test_work_that_fails_ends_its_connection_and_no_more(
     await one.stop()
 
 
+async def test_a_stop_while_a_connection_is_just_closing_is_not_lost(
+    rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_closing, close = asyncio.Event(), Link.close
+
+    async def closing(link: Link) -> None:
+        is_closing.set()
+        await close(link)
+
+    async def fail(_link: Link) -> None:
+        raise BrokerUnavailable("at once")
+
+    monkeypatch.setattr(Link, "close", closing)
+    for _ in range(3):
+        is_closing.clear()
+        one = session(rabbitmq_server, fail, clock=Impatient())
+        one.start()
+        await is_closing.wait()
+        await asyncio.wait_for(one.stop(), 5)
+
+
 # --- starting a worker -----------------------------------------------------------------------------------------------
 
 

@@ -154,8 +154,8 @@ class Link:
         self.frames.deliver(inner.number, delivered)
 
     async def close(self) -> None:
-        """End the connection, however that goes; also inside a scope that is being canceled."""
-        with suppress(BrokerUnavailable, ChannelRefused, asyncio.CancelledError):
+        """End the connection, however that goes. A cancel meanwhile is the caller's, and it is not lost."""
+        with suppress(BrokerUnavailable, ChannelRefused):
             await guarded(self._outer.close(), timeout=CLOSE_SECONDS)
 
 

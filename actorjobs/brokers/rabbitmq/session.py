@@ -103,10 +103,12 @@ class Session:
         finally:
             self.link = None
             self.is_blocked = False
-            if working is not None:
-                working.cancel()
-                await asyncio.wait({working})
-            await link.close()
+            try:
+                if working is not None:
+                    working.cancel()
+                    await asyncio.wait({working})
+            finally:
+                await link.close()
 
     async def _connect(self) -> Link:
         """A connection to the first host that answers, in random order. `BrokerUnavailable` naming them all."""
