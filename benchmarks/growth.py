@@ -92,14 +92,17 @@ async def _fill(url: str, namespace: str, finished: int) -> None:
     try:
         await fill(store.engine, finished, namespace=namespace, waiting=0)
         if store.engine.url.get_backend_name() == "postgresql":
-            await _checkpoint(store.engine)
+            await _settled(store.engine)
     finally:
         await store.close()
 
 
-async def _checkpoint(engine: AsyncEngine) -> None:
-    """What the filling left to be written must not be written while the drain is measured."""
+async def _settled(engine: AsyncEngine) -> None:
+    """What filling leaves to be done, and a store that has grown for weeks has behind it, must not be done while the
+    drain is measured: a million new rows set off the vacuum of their table, and its statistics."""
     async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM (ANALYZE)"))
         with suppress(DBAPIError):  # a right that the user may not have
             await connection.execute(text("CHECKPOINT"))
 

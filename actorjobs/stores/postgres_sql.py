@@ -92,7 +92,8 @@ _IS_PAUSED = "EXISTS (SELECT 1 FROM actorjobs_queues WHERE namespace = :ns AND n
 
 
 # One index seek per priority, highest first, and none after the limit is reached: a single ordered scan would wade
-# through everything that waits for later in a higher priority.
+# through everything that waits for later in a higher priority. What was found is not joined: of the search the planner
+# expects one row, and in a store of a million runs it then looks all the ids up again for each of them.
 def _take(losses: str) -> str:
     return f"""
 WITH due AS MATERIALIZED (
@@ -107,7 +108,7 @@ WITH due AS MATERIALIZED (
   LIMIT (CASE WHEN {_IS_PAUSED} THEN 0 ELSE :limit END))
 UPDATE actorjobs_runs r SET state = 'running', attempt = attempt + 1, claimed_at = {{now}}, claimed_by = :owner,
   attempted_at = NULL, progress = NULL, publish_after = NULL, republished = 0, unique_digest = {STARTED_DIGEST}
-FROM due WHERE r.id = ANY (ARRAY(SELECT id FROM due)) AND r.id = due.id
+WHERE r.id = ANY (ARRAY(SELECT id FROM due))
 RETURNING {", ".join("r." + column for column in CLAIM_COLUMNS)}
 """
 
