@@ -4,7 +4,7 @@
 
 CPU microseconds a run, by stage: of a producer that dispatches runs one by one, of one that dispatches them by the
 thousand, of a worker that drains them, and of the servers meanwhile. What a signal's handler finds in the main thread
-tells the stages apart; a thread of SQLite's counts where its statements were asked for.
+tells the stages apart; what SQLite's own thread does meanwhile is found in the loop.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ async def take_in_thread(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    """Whoever knows the id sees the run: forbid it with Runtime(policy=...), or compare run.tenant with the caller's."""
+    """Whoever knows the id sees the run: forbid it by Runtime(policy=...), or compare run.tenant with the caller."""
     run = await runtime.runs.get(request.match_info["id"])
     return web.json_response({"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result})
 

@@ -65,7 +65,7 @@ def take_in_thread(order: Order) -> dict[str, str]:
 
 @app.get("/runs/{run_id}")
 async def show(run_id: str) -> dict[str, Any]:
-    """Whoever knows the id sees the run: forbid it with Runtime(policy=...), or compare run.tenant with the caller's."""
+    """Whoever knows the id sees the run: forbid it by Runtime(policy=...), or compare run.tenant with the caller."""
     run = await runtime.runs.get(run_id)
     return {"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result}
 

@@ -45,7 +45,7 @@ def take_in_thread(request: Request) -> JSONResponse:
 
 
 async def show(request: Request) -> JSONResponse:
-    """Whoever knows the id sees the run: forbid it with Runtime(policy=...), or compare run.tenant with the caller's."""
+    """Whoever knows the id sees the run: forbid it by Runtime(policy=...), or compare run.tenant with the caller."""
     run = await runtime.runs.get(request.path_params["id"])
     return JSONResponse({"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result})
 

@@ -1,7 +1,8 @@
 """The recorder: everything that is written per run goes through here, in groups.
 
-Four lanes, so that a dispatch that waits for somebody's key never holds up a settle: dispatches, keyed dispatches,
-claims, settles. A settle is retried until the store answers: an outcome that happened is not given up for an outage.
+Five lanes, so that a dispatch that waits for somebody's key never holds up a settle: dispatches, keyed dispatches,
+takes, claims, settles. A settle is retried until the store answers: an outcome that happened is not given up for an
+outage.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from actorjobs.actors import Statistics
 from actorjobs.clock import Clock
 from actorjobs.codec import encode_error
-from actorjobs.errors import StoreUnavailable
+from actorjobs.errors import StoreRefused, StoreUnavailable
 from actorjobs.lifecycle import Decision
 from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState, Transition
 from actorjobs.ports import (
@@ -176,17 +177,18 @@ class Recorder:
     async def _recorded(
         self, settlements: Sequence[Settlement]
     ) -> tuple[Sequence[Settlement], Sequence[RunState | None]]:
-        """What was recorded, and the states of the runs; tried again for as long as the store does not answer."""
+        """What was recorded, and the states of the runs; tried again for as long as the store does not answer,
+        or lets nobody write."""
         tries = 0
         while True:
             try:
                 return settlements, await self._store.settle(settlements)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreRefused):
                 if self._gives_up:
                     raise
             except Exception as error:
-                if len(settlements) > 1:
-                    raise  # one of them is the reason: each half is tried alone
+                if len(settlements) > 1 or self._gives_up:
+                    raise  # of several, one is the reason: each half is tried alone
                 # The database refuses the content itself: keep the outcome, drop the content.
                 settlements = [_without_content(settlements[0], error)]
             await self._clock.sleep(SETTLE_RETRY_SECONDS[min(tries, len(SETTLE_RETRY_SECONDS) - 1)])

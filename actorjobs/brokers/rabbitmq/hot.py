@@ -1,8 +1,8 @@
 """The frames that every run pays for, read and written as bytes: deliveries and acknowledgements, hints and confirms.
 
-The driver takes a dozen awaits and a task for each of them, at ten times the cost of the run's SQL. Everything else,
-from the login to the end, it does itself: what is not taken here reaches it byte for byte as the broker sent it. It
-asks for its streams at `Transport`, a public seam of aiormq.
+The driver takes a dozen awaits and a task for each of them, which is most of what a hint costs. Everything else, from
+the login to the end, it does itself: what is not taken here reaches it byte for byte as the broker sent it. It asks for
+its streams at `Transport`, a public seam of aiormq.
 
 Frames: AMQP 0-9-1, section 4.2.3; methods and properties: its section 1 of the XML specification.
 """
