@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,12 @@ from actorjobs.errors import TopologyMismatch
 from actorjobs.model import RunState
 from actorjobs.ports import Hint
 from actorjobs.runtime import Finding, Queues, Runtime
+from actorjobs.stores import SqlStore
 from actorjobs.testing.broker_suite import Seen, Work, newer, work
 from actorjobs.worker.pool import PoolStatistics
+from tests.brokers.pools import broker_of
 from tests.brokers.topologies import forget
+from tests.contract.databases import read_outbox
 
 
 class Setup:
@@ -293,3 +297,28 @@ async def test_the_exchange_that_delays_end_in_is_made_again(
         handle = await worker.dispatch(work, Work(), delay=0.3)
         assert await handle.result(timeout=25) == "attempt 1"
         assert await (await worker.dispatch(work, Work())).result(timeout=15) == "attempt 1"
+
+
+async def test_what_finds_no_room_after_all_is_not_promised_for_half_a_minute(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with setup.runtime().client() as client:
+        broker, store = broker_of(client), client.store
+        assert isinstance(store, SqlStore)
+        while broker._publishing.link is None:
+            await asyncio.sleep(0.01)
+        kept: list[Hint] = []
+
+        def refuse(hints: Sequence[Hint]) -> list[Hint]:  # as while it is full, or the queue stalled
+            kept.extend(hints)
+            return list(hints)
+
+        monkeypatch.setattr(broker.publisher, "put", refuse)
+        run = await client.dispatch(work, Work())
+        await store.publish_later(kept, 0)
+        kept.clear()
+        await broker.relay()
+        assert [hint.run_id for hint in kept] == [run.id]
+        row = await read_outbox(store, run.id)
+        assert row.publish_after is not None
+        assert row.publish_after <= await store.now() + timedelta(seconds=2)

@@ -353,10 +353,14 @@ class RabbitBroker:
         if not await self.publisher.room_for(RELAY_HINTS, CONFIRMS_LATE_SECONDS):
             return False
         hints = await self._store.stage(RELAY_HINTS)
-        taken = self.publisher.put(hints)
+        left = self.publisher.put(hints)
+        if left:
+            # Others have had the room meanwhile, or their queue confirms nothing just now. They were promised for
+            # half a minute, which nobody is to wait.
+            await self._store.publish_later(left, RELAY_SECONDS)
         if hints:
             self._active_at = self._clock.monotonic()
-        return len(hints) == RELAY_HINTS and taken > 0
+        return len(hints) == RELAY_HINTS and len(left) < len(hints)
 
     async def find_lost(self) -> bool:
         """Have the hints published again that must be lost, of the queues that are served here."""

@@ -107,17 +107,17 @@ class Publisher:
         oldest = [pending.since for pending in on_their_way if pending.hint.queue not in self.stalled]
         return self._clock.monotonic() - min(oldest) if oldest else 0.0
 
-    def put(self, hints: Sequence[Hint]) -> int:
-        """Publish these as soon as may be. What finds no room, or is due too late, is left to the relay. How many are
-        on their way."""
-        before = len(self._waiting)
+    def put(self, hints: Sequence[Hint]) -> list[Hint]:
+        """Publish these as soon as may be. What finds no room, or is due too late, is left to the relay: those."""
+        left: list[Hint] = []
         now = self._clock.monotonic()
         for hint in hints:
             if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or self.is_full or hint.queue in self.stalled:
+                left.append(hint)
                 continue
             self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
         self._put.set()
-        return len(self._waiting) - before
+        return left
 
     def signal(self) -> None:
         """Have every worker look at once at what operators wish."""
