@@ -88,7 +88,7 @@ class StoreUnavailable(ActorJobsError):
     """The store cannot be reached, does not answer, or is locked by somebody else."""
 
 
-class StoreRefused(ActorJobsError):
+class StoreRefused(StoreUnavailable):
     """The database does not allow its user what was asked."""
 
 

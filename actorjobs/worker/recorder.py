@@ -15,7 +15,7 @@ from dataclasses import replace
 from actorjobs.actors import Statistics
 from actorjobs.clock import Clock
 from actorjobs.codec import encode_error
-from actorjobs.errors import StoreRefused, StoreUnavailable
+from actorjobs.errors import StoreUnavailable
 from actorjobs.lifecycle import Decision
 from actorjobs.model import Envelope, ErrorInfo, Outcome, RunState, Transition
 from actorjobs.ports import (
@@ -183,7 +183,7 @@ class Recorder:
         while True:
             try:
                 return settlements, await self._store.settle(settlements)
-            except (StoreUnavailable, StoreRefused):
+            except StoreUnavailable:
                 if self._gives_up:
                     raise
             except Exception as error:
