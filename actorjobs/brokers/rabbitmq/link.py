@@ -154,9 +154,17 @@ class Link:
         self.frames.deliver(inner.number, delivered)
 
     async def close(self) -> None:
-        """End the connection, however that goes. A cancel meanwhile is the caller's, and it is not lost."""
-        with suppress(BrokerUnavailable, ChannelRefused):
-            await guarded(self._outer.close(), timeout=CLOSE_SECONDS)
+        """End the connection, however that goes. A cancel meanwhile is not lost, and waits until it has ended: what
+        the driver is left with half-way it may never end."""
+        closing = asyncio.ensure_future(guarded(self._outer.close(), timeout=CLOSE_SECONDS))
+        try:
+            with suppress(BrokerUnavailable, ChannelRefused):
+                await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing})
+            with suppress(BrokerUnavailable, ChannelRefused):
+                closing.result()
+            raise
 
 
 @asynccontextmanager
