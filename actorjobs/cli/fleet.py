@@ -51,7 +51,6 @@ class _Fleet:
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
         self._commands = commands
         self._children: dict[int, asyncio.subprocess.Process] = {}
-        self._is_stopping = False
         self._refusing: set[int] = set()
         """Children that would not start as they were told, and wait for another try."""
         self._notifier = Notifier()
@@ -71,7 +70,6 @@ class _Fleet:
         return max(statuses, key=lambda status: (status != 0, status))
 
     def _signaled(self) -> None:
-        self._is_stopping = True
         self._notifier.stopping("stopping its worker processes")
         self._stop.set()
         for child in self._children.values():
@@ -85,13 +83,13 @@ class _Fleet:
         while True:
             began = asyncio.get_running_loop().time()
             status = await self._run_child(index)
-            if self._is_stopping and status == 128 + signal.SIGTERM:
+            if self._stop.is_set() and status == 128 + signal.SIGTERM:
                 return 0  # told to end before it could listen: it had begun nothing
             if status == 2:
                 self._refusing.add(index)
             if len(self._refusing) == len(self._commands):
                 self._stop.set()
-            if self._is_stopping or status == 0 or self._stop.is_set():
+            if status == 0 or self._stop.is_set():
                 return status
             if asyncio.get_running_loop().time() - began > HEALTHY_AFTER_SECONDS:
                 pause = FIRST_RESTART_SECONDS
@@ -107,6 +105,6 @@ class _Fleet:
         child = await start_child(self._commands[index])
         self._refusing.discard(index)
         self._children[index] = child
-        if self._is_stopping:
+        if self._stop.is_set():
             child.send_signal(signal.SIGTERM)
         return await ended(child)

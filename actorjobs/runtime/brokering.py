@@ -12,6 +12,7 @@ from actorjobs.config import EMBEDDED, Settings
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs import check_queue_name
 from actorjobs.ports import Destination, Store
+from actorjobs.telemetry import conventions
 
 if TYPE_CHECKING:
     from actorjobs.brokers.rabbitmq import RabbitBroker
@@ -74,10 +75,11 @@ def _driver() -> ModuleType:
 def destination_of(settings: Settings) -> Destination:
     """Where the runs of these settings go. Of a cluster, the first host. `InvalidOption`."""
     if settings.broker_url == EMBEDDED:
-        return Destination(system="actorjobs", name=lambda queue: queue)
+        return Destination(system=conventions.EMBEDDED, name=str)
     rabbitmq = _driver()
     host, port = rabbitmq.parse_address(settings.broker_url).hosts[0]
-    return Destination(system="rabbitmq", name=rabbitmq.Topology(settings.namespace).work_queue, host=host, port=port)
+    name = rabbitmq.Topology(settings.namespace).work_queue
+    return Destination(system=conventions.RABBITMQ, name=name, host=host, port=port)
 
 
 def open_broker(settings: Settings, *, store: Store, claim: ClaimRuns, clock: Clock, random: Random) -> RabbitBroker:

@@ -24,7 +24,6 @@ _OPTIONS = (
     "expires_in",
     "retention",
 )
-"""Those that an envelope has a field for. Tags and meta are looked at if there are any: it takes longest."""
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -33,8 +32,8 @@ def check_made_by_hand(envelope: object, definition: Definition | None) -> Envel
     looked at where the job is known."""
     if not isinstance(envelope, Envelope):
         raise InvalidOption(f"an Envelope is needed here, not a value of type {type(envelope).__name__}")
-    check_options({name: getattr(envelope, name) for name in _OPTIONS})
-    check_options({name: value for name in ("tags", "meta") if (value := getattr(envelope, name))})
+    costly = {"tags": envelope.tags or None, "meta": envelope.meta or None}  # looked at if there are any
+    check_options({name: getattr(envelope, name) for name in _OPTIONS} | costly)
     if not 1 <= envelope.max_attempts <= MOST_ATTEMPTS:
         raise InvalidOption(f"max_attempts lies between 1 and {MOST_ATTEMPTS}, not {envelope.max_attempts}")
     if envelope.retry is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from contextvars import Context, copy_context
 from dataclasses import replace
 from datetime import datetime
@@ -31,6 +31,7 @@ from actorjobs.ports import (
     Accepted,
     Broker,
     Claim,
+    Destination,
     Dispatcher,
     Hint,
     Settlement,
@@ -137,7 +138,8 @@ class Opened:
 
     async def open(self) -> None:
         """Connect. `StoreUnavailable`, `SchemaOutdated`, `InvalidOption`."""
-        self.tracer = self._new_tracer()
+        destination = destination_of(self.settings)
+        self.tracer = self._new_tracer(destination)
         self.store = await self._new_store()
         try:
             await self.store.open()
@@ -156,7 +158,7 @@ class Opened:
         self.broker = self._new_broker()
         await self.recorder.start()
         await self.broker.open()
-        self._start_metering()
+        self._start_metering(destination)
         self.queues = Queues(
             store=self.store,
             declared=lambda: self._registry.queues,
@@ -176,7 +178,7 @@ class Opened:
             cancel_here=self._cancel_here,
         )
 
-    def _start_metering(self) -> None:
+    def _start_metering(self, destination: Destination) -> None:
         if self._meters is None:
             return
         self.metering = Metering(
@@ -185,7 +187,7 @@ class Opened:
             broker=self.broker,
             worker=lambda: self.worker,
             dropped=lambda: self.observers.dropped,
-            destination=destination_of(self.settings),
+            destination=destination,
             tenants=self._metric_tenants,
         )
         for job in self._registry.definitions:
@@ -216,14 +218,10 @@ class Opened:
             self.settings, store=self.store, claim=self.recorder.claim, clock=self._clock, random=self._random
         )
 
-    def _new_tracer(self) -> Tracer:
+    def _new_tracer(self, destination: Destination) -> Tracer:
         from actorjobs.telemetry.tracing import open_tracing  # what no runtime is opened in need not know of traces
 
-        return open_tracing(
-            self._tracer_provider,
-            destination=destination_of(self.settings),
-            definition_of=self._registry.find,
-        )
+        return open_tracing(self._tracer_provider, destination=destination, definition_of=self._registry.find)
 
     async def _open_beating_store(self) -> Store:
         return await self._new_store(inline=True)
@@ -317,47 +315,37 @@ class Opened:
 
     async def accept(self, envelope: Envelope, tx: Transaction | None = None) -> Accepted:
         """One dispatch, answered when it is committed (or, with `tx`, part of the caller's transaction)."""
-        if self.metering is None:
-            return await self._accept(envelope, tx)
-        with self.metering.sending([envelope]) as answered:
-            accepted = await self._accept(envelope, tx)
+        with self._measured([envelope]) as answered:
+            if tx is None:
+                accepted = await self.recorder.insert(envelope)
+                self._announce([envelope], [accepted])
+            else:
+                [accepted] = await self.store.insert_all([envelope], tx)
             answered([accepted])
-        return accepted
-
-    async def _accept(self, envelope: Envelope, tx: Transaction | None) -> Accepted:
-        if tx is not None:
-            [accepted] = await self.store.insert_all([envelope], tx)
-            return accepted
-        accepted = await self.recorder.insert(envelope)
-        self._announce([envelope], [accepted])
         return accepted
 
     async def accept_all(self, envelopes: list[Envelope], tx: Transaction | None = None) -> list[Accepted]:
         """All of them or none, in one transaction."""
-        if self.metering is None:
-            return await self._accept_all(envelopes, tx)
-        with self.metering.sending(envelopes) as answered:
-            accepted = await self._accept_all(envelopes, tx)
+        # More than the publisher has room for: the relay publishes them all, and at once.
+        is_bulk = len(envelopes) > BULK_RUNS
+        grace = 0.0 if is_bulk else PUBLISH_GRACE_SECONDS
+        with self._measured(envelopes) as answered:
+            accepted = list(await self.store.insert_all(envelopes, tx, publish_in=grace))
+            if tx is None:
+                self._announce(envelopes, accepted, is_bulk=is_bulk)
             answered(accepted)
         return accepted
 
     def accept_in(self, envelopes: Sequence[Envelope], tx: Transaction) -> Sequence[Accepted]:
         """All of them or none, in the caller's synchronous transaction and in the caller's thread."""
-        if self.metering is None:
-            return self.store.insert_in(envelopes, tx)
-        with self.metering.sending(envelopes) as answered:
+        with self._measured(envelopes) as answered:
             accepted = self.store.insert_in(envelopes, tx)
             answered(accepted)
         return accepted
 
-    async def _accept_all(self, envelopes: list[Envelope], tx: Transaction | None) -> list[Accepted]:
-        # More than the publisher has room for: the relay publishes them all, and at once.
-        is_bulk = len(envelopes) > BULK_RUNS
-        grace = 0.0 if is_bulk else PUBLISH_GRACE_SECONDS
-        accepted = list(await self.store.insert_all(envelopes, tx, publish_in=grace))
-        if tx is None:
-            self._announce(envelopes, accepted, is_bulk=is_bulk)
-        return accepted
+    def _measured(self, envelopes: Sequence[Envelope]) -> AbstractContextManager[Callable[[Sequence[Accepted]], None]]:
+        """What happens in the block is one dispatch; what it gives takes the answers."""
+        return nullcontext(_unmeasured) if self.metering is None else self.metering.sending(envelopes)
 
     def _announce(self, envelopes: list[Envelope], accepted: list[Accepted], *, is_bulk: bool = False) -> None:
         if self.observers:
@@ -500,6 +488,9 @@ class Opened:
 
     def _has_work(self) -> bool:
         return self.worker is not None and any(not pool.is_idle for pool in self.worker.pools)
+
+
+def _unmeasured(_answers: Sequence[Accepted]) -> None: ...
 
 
 def _hint(envelope: Envelope, accepted: Accepted, now: datetime) -> Hint:

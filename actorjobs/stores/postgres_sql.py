@@ -6,8 +6,10 @@ Every group statement locks its rows in the order of their ids: two that do not 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -240,8 +242,8 @@ class PostgresStatements:
         self._claim, self._waiting = ready(_CLAIM), ready(_WAITING)
         self._stage, self._mark = ready(_STAGE), ready(_MARK)
         self._is_virtual, self._has_outbox = is_virtual, has_outbox
-        self._due: dict[tuple[str, str, bool], Frontier] = {}
-        self._unpublished: dict[str, Frontier] = {}
+        self._due = defaultdict[tuple[str, str, bool], Frontier](partial(self._frontier, PRIORITIES))
+        self._unpublished = defaultdict[str, Frontier](self._frontier)
 
     def _frontier(self, bands: int = 1) -> Frontier:
         # Under a virtual clock, what takes long says nothing.
@@ -271,7 +273,7 @@ class PostgresStatements:
         statement = self._take_suspects if demand.suspects else self._take
         versions = orjson.dumps(dict(demand.jobs)).decode()
         values = where | {"jobs": list(demand.jobs), "versions": versions, "limit": demand.limit, "owner": owner}
-        frontier = self._due.setdefault((namespace, demand.queue, demand.suspects), self._frontier(PRIORITIES))
+        frontier = self._due[namespace, demand.queue, demand.suspects]
         search = frontier.begin()
         claims = [claim_of(row, owner) for row in connection.execute(statement, values | {"since": search.since})]
         frontier.end(search, ((claim.priority, claim.available_at) for claim in claims))
@@ -308,7 +310,7 @@ class PostgresStatements:
 
     def stage(self, connection: Connection, namespace: str, limit: int, now: datetime) -> list[Hint]:
         """The hints that are to be published, each promised to the caller."""
-        frontier = self._unpublished.setdefault(namespace, self._frontier())
+        frontier = self._unpublished[namespace]
         search = frontier.begin()
         values = {"ns": namespace, "limit": limit, "since": search.since[0]} | self._time(now)
         rows: Sequence[Any] = connection.execute(self._stage, values).all()

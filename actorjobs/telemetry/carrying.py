@@ -21,6 +21,8 @@ from actorjobs.telemetry import conventions as names
 
 logger = logging.getLogger("actorjobs.telemetry")
 
+W3C: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+
 LONGEST_BAGGAGE: Final = 8192
 """Characters of baggage that a run takes along; more is left behind."""
 
@@ -90,16 +92,20 @@ def baggage_here() -> str | None:
     return text if text and len(text) <= LONGEST_BAGGAGE else None
 
 
-@cache
 def propagator() -> TextMapPropagator:
-    """The global propagator, or that of W3C's formats where `OTEL_PROPAGATORS` names one that is not there: then the
-    module cannot even be loaded."""
+    """The global propagator of this moment, or that of W3C's formats where `OTEL_PROPAGATORS` names one that is not
+    there: then the module cannot even be loaded."""
     try:
         from opentelemetry import propagate
     except ValueError as error:
-        logger.warning("OTEL_PROPAGATORS cannot be followed (%s): W3C's formats are used", error)
-        return CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+        _warn_once(str(error))
+        return W3C
     return propagate.get_global_textmap()
+
+
+@cache
+def _warn_once(why: str) -> None:
+    logger.warning("OTEL_PROPAGATORS cannot be followed (%s): W3C's formats are used", why)
 
 
 def link(to: SpanContext, kind: str) -> Link:

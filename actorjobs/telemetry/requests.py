@@ -6,15 +6,10 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import attach, detach
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from actorjobs.jobs.current import dispatching_in
-from actorjobs.telemetry.carrying import propagator
-
-_TRACE_CONTEXT = TraceContextTextMapPropagator()
-_BAGGAGE = W3CBaggagePropagator()
+from actorjobs.telemetry.carrying import W3C, propagator
 
 
 @contextmanager
@@ -28,8 +23,7 @@ def within_trace_of(headers: Mapping[str, str]) -> Generator[None]:
         return
     context = propagator().extract(headers)  # in whatever format this process is set to
     fields: dict[str, str] = {}
-    _TRACE_CONTEXT.inject(fields, context)
-    _BAGGAGE.inject(fields, context)
+    W3C.inject(fields, context)
     token = attach(context)
     try:
         with dispatching_in(fields):

@@ -305,8 +305,7 @@ async def test_what_finds_no_room_after_all_is_not_promised_for_half_a_minute(
     async with setup.runtime().client() as client:
         broker, store = broker_of(client), client.store
         assert isinstance(store, SqlStore)
-        while broker._publishing.link is None:
-            await asyncio.sleep(0.01)
+        await broker._publishing.tried()
         kept: list[Hint] = []
 
         def refuse(hints: Sequence[Hint]) -> list[Hint]:  # as while it is full, or the queue stalled

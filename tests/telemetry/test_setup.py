@@ -142,6 +142,16 @@ def test_a_propagator_that_there_is_not_is_one_line() -> None:
     assert "baggage" in fields
 
 
+def test_a_propagator_that_is_set_later_is_followed() -> None:
+    before = (
+        "from opentelemetry import propagate; from opentelemetry.baggage import propagation; "
+        "from actorjobs.telemetry.carrying import propagator; propagator(); "
+        "propagate.set_global_textmap(propagation.W3CBaggagePropagator()); "
+        "print(type(propagator()).__name__, file=sys.stderr)"
+    )
+    assert look(before)["log"] == ["W3CBaggagePropagator"]
+
+
 def test_an_exporter_that_there_is_not_is_one_line() -> None:
     told = look(OTEL_TRACES_EXPORTER="zipkin9")
     [line] = told["log"]

@@ -169,5 +169,5 @@ def upgrade() -> None:
     )
     if op.get_context().dialect.name == "postgresql":
         # A run is updated twice in its life. Both updates change its state, which indexes are conditional on, so that
-        # neither can spare the indexes; with room on its page the row stays where it is in memory, and vacuum is quick.
+        # neither can spare the indexes; with room on its page the new row is at least not on another one.
         op.execute("ALTER TABLE actorjobs_runs SET (fillfactor = 70)")
