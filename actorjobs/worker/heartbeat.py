@@ -112,6 +112,7 @@ class Heartbeat:
         self._ticking: asyncio.TimerHandle | None = None
         self._warned_at = 0.0
         self._is_stuck = False
+        self._is_to_end = False
 
     @property
     def is_running(self) -> bool:
@@ -125,7 +126,7 @@ class Heartbeat:
             return
         self._main_loop = asyncio.get_running_loop()
         self._main_thread = threading.get_ident()
-        self._is_stuck = False
+        self._is_stuck = self._is_to_end = False
         started: asyncio.Future[None] = self._main_loop.create_future()
         self._tick()
         self._thread = threading.Thread(
@@ -144,6 +145,7 @@ class Heartbeat:
             self._ticking.cancel()
         thread, self._thread = self._thread, None
         if thread is not None:
+            self._is_to_end = True  # a thread that only begins finds it
             self._stop()
             await asyncio.to_thread(thread.join, 10.0)
 
@@ -155,7 +157,14 @@ class Heartbeat:
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
-        self._stop = lambda: loop.call_soon_threadsafe(ending.set)
+
+        def stop() -> None:
+            with suppress(RuntimeError):  # the thread has ended by itself
+                loop.call_soon_threadsafe(ending.set)
+
+        self._stop = stop
+        if self._is_to_end:
+            ending.set()
         try:
             store = await self._open_store()
         except BaseException as error:

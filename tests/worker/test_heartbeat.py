@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs.lifecycle import LOSSES_UNTIL_POISON
-from actorjobs.ports import Demand, Fence, Hint, LostRun, WorkerInfo
+from actorjobs.ports import Demand, Fence, Hint, LostRun, Store, WorkerInfo
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.worker import heartbeat, sweeps
-from actorjobs.worker.heartbeat import beat_once, begin_lease
+from actorjobs.worker.heartbeat import Heartbeat, OpenStore, beat_once, begin_lease
 from actorjobs.worker.lease import Lease, LockFile, boot_id, host_name, is_known_dead
 from tests.worker.conftest import MakeRuntime
 
@@ -102,6 +103,54 @@ async def test_who_was_declared_dead_goes_on_under_a_new_name(store: SqlStore) -
     assert lease.owner not in (None, first)
     assert [worker.is_dead for worker in await store.workers()] == [True, False]
     lease.end()
+
+
+def beating(open_store: OpenStore) -> Heartbeat:
+    clock = aj.SystemClock()
+    return Heartbeat(
+        lease=Lease(clock=clock),
+        open_store=open_store,
+        clock=clock,
+        on_lost=lambda _owner: None,
+        blame=lambda _variables, _name: None,
+        exits_when_stuck=False,
+    )
+
+
+async def opened(url: object) -> Store:
+    store = await open_store(str(url), namespace="default", clock=aj.SystemClock())
+    await store.open()
+    return store
+
+
+async def test_why_it_cannot_start_is_told_also_when_the_thread_is_gone_by_then() -> None:
+    async def refuse() -> Store:
+        raise aj.StoreRefused("no right")
+
+    of_a_store = beating(refuse)
+    # The answer is seen only once the thread has long ended.
+    asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+    with pytest.raises(aj.StoreRefused, match="no right"):
+        await of_a_store.start()
+    assert not of_a_store.is_running
+
+
+async def test_who_is_called_off_while_it_starts_ends(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[Thread] = []
+    monkeypatch.setattr(Thread, "start", lambda thread: threads.append(thread))
+    of_a_store = beating(lambda: opened(store.url))
+    starting = asyncio.ensure_future(of_a_store.start())
+    await asyncio.sleep(0)
+    monkeypatch.undo()
+    monkeypatch.setattr(Thread, "join", lambda _self, _timeout=None: None)  # it has not begun yet
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    monkeypatch.undo()
+    [thread] = threads
+    thread.start()
+    await asyncio.to_thread(thread.join, 10.0)
+    assert not thread.is_alive()
 
 
 async def test_a_lock_file_proves_a_death_and_a_missing_one_nothing() -> None:
