@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -86,11 +87,12 @@ CLAIM_COLUMNS = (
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _COLUMNS: Any = schema.runs.c
-_WORDS = tuple(
-    (name, int(_COLUMNS[name].type.length))
-    for name in ("tenant", "job", "queue", "traceparent", "parent", "replay_of", "idempotency_key")
+_TEXTS = (
+    *("tenant", "job", "queue", "traceparent", "tracestate", "baggage", "script", "parent", "replay_of"),
+    "idempotency_key",
 )
-_TEXTS = ("tenant", "job", "queue", "traceparent", "tracestate", "baggage", "script", "idempotency_key")
+_UNBOUNDED = ("tracestate", "baggage", "script")
+_LONGEST = {name: int(_COLUMNS[name].type.length) for name in _TEXTS if name not in _UNBOUNDED}
 _PRIORITIES = range(10)
 _LARGEST_INTEGER = 2**31 - 1
 _LONGEST_SECONDS = 100 * 365 * 86400.0
@@ -106,12 +108,14 @@ def check_envelope(envelope: Envelope) -> None:
     the other rows of its group down with it."""
     if not is_run_id(envelope.id):
         raise InvalidOption("an envelope's id is a UUID in lower case: leave it out to get one")
-    for name, longest in _WORDS:
-        if (text := getattr(envelope, name)) is not None and len(text) > longest:
-            raise InvalidOption(f"{name} has at most {longest} characters, not {len(text)}")
-    for name in _TEXTS:
-        if (text := getattr(envelope, name)) is not None and not is_storable(text):
-            raise InvalidOption(f"{name} holds a NUL character or a lone surrogate, which cannot be stored")
+    values = vars(envelope)
+    texts = {name: text for name in _TEXTS if (text := values[name]) is not None}
+    for name, text in texts.items():
+        if len(text) > _LONGEST.get(name, math.inf):
+            raise InvalidOption(f"{name} has at most {_LONGEST[name]} characters, not {len(text)}")
+    if not is_storable("".join(texts.values())):
+        name = next(name for name, text in texts.items() if not is_storable(text))
+        raise InvalidOption(f"{name} holds a NUL character or a lone surrogate, which cannot be stored")
     if envelope.priority not in _PRIORITIES:
         raise InvalidOption(f"priority lies between 0 and 9, not {envelope.priority}")
     if not 0 <= envelope.version <= _LARGEST_INTEGER or not 0 <= envelope.max_attempts <= _LARGEST_INTEGER:

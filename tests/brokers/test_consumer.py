@@ -270,6 +270,20 @@ async def test_hints_are_early_stale_and_twice_without_harm(serve: Serve, gate: 
     await until(lambda: broker_of(worker).publisher.is_idle)
 
 
+async def test_early_hints_take_nobodys_place(serve: Serve, gate: Gate) -> None:
+    """They leave the ladder before they are due and are waited for here, besides those that can start."""
+    worker = await serve(2)
+    gate.is_open.set()
+    later = [await wait.options(delay=1.5).dispatch() for _ in range(8)]
+    consumer = consumer_of(worker)
+    await until(lambda: len(consumer._parked) == 8)
+    urgent = await wait.dispatch()
+    await urgent.result(timeout=10)
+    assert gate.started == [urgent.id]
+    runs = [await handle.run() for handle in later if await handle.result(timeout=10)]
+    assert [(run.attempt, run.claimed_at and run.claimed_at >= run.available_at) for run in runs] == [(1, True)] * 8
+
+
 async def test_what_is_just_being_claimed_when_a_worker_closes_is_performed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,11 +65,16 @@ def test_a_hint_for_a_queue_that_is_not_there_arrives_nowhere() -> None:
     assert Ladder("b").send(5, "a")[0] == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "units"), [(-1.0, 0), (0.0, 0), (0.019, 0), (0.02, 1), (1.0, 50), (900, 45000), (1e9, LONGEST)]
-)
-def test_a_delay_is_rounded_down(seconds: float, units: int) -> None:
+@given(st.integers(0, 900_000).map(lambda milliseconds: milliseconds / 1000))
+def test_a_hint_leaves_the_ladder_a_little_early(seconds: float) -> None:
+    early = seconds - delays.units_of(seconds) * delays.UNIT_MS / 1000
+    assert min(seconds, 0.48) <= round(early, 6) < delays.EARLIEST_SECONDS == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("seconds", "units"), [(-1.0, 0), (0.0, 0), (0.799, 0), (0.8, 16), (2.0, 64), (1e9, 65504)])
+def test_of_a_delay_only_the_larger_digits_are_waited_for_there(seconds: float, units: int) -> None:
     assert delays.units_of(seconds) == units
+    assert units <= LONGEST
 
 
 def test_every_exchange_has_somewhere_else_for_what_matches_nothing() -> None:

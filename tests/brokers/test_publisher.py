@@ -141,6 +141,22 @@ async def test_the_rest_keeps_the_time_at_which_the_relay_publishes_it(publisher
     assert row.publish_after <= await store.now() + timedelta(seconds=PUBLISH_GRACE_SECONDS)
 
 
+async def test_what_finds_no_room_all_of_a_sudden_does_not_wait_for_its_grace(
+    publisher: Publisher, store: SqlStore, clock: SkippingClock
+) -> None:
+    there, sudden, later = await runs(store, 3)
+    publisher.put([there])
+    publisher.put(hints(CAPACITY))
+    publisher.put([sudden])
+    clock.skipped += 0.6
+    publisher.put([later])  # stored when it was known that there is no room: with no grace to wait for
+    await publisher.look_after()
+    now = await store.now()
+    after = {one.run_id: (await read_outbox(store, one.run_id)).publish_after for one in (sudden, later)}
+    assert None not in after.values()
+    assert after[sudden.run_id] <= now < after[later.run_id]  # type: ignore[operator]
+
+
 async def test_hints_without_a_generation_or_due_too_late_are_left_to_the_relay(publisher: Publisher) -> None:
     publisher.put([*hints(1, seq=None), *hints(1, delay=PUBLISH_AHEAD_SECONDS + 1)])
     assert publisher.is_idle

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import actorjobs as aj
+from actorjobs.model import new_id
 from tests.worker.conftest import MakeRuntime
 
 
@@ -441,6 +442,32 @@ async def test_an_envelope_made_by_hand_is_checked(make_runtime: MakeRuntime, ch
         assert sum((await runtime.runs.count_by_state()).values()) == 0
         with pytest.raises(aj.InvalidOption, match="envelope 0"):
             await runtime.dispatch_many([1])  # type: ignore[list-item]
+
+
+async def test_what_a_job_has_built_is_not_read_a_second_time_and_a_copy_is(make_runtime: MakeRuntime) -> None:
+    read: list[int] = []
+
+    class Counted(BaseModel):
+        n: int
+
+        @field_validator("n")
+        @classmethod
+        def count(cls, n: int) -> int:
+            read.append(n)
+            return n
+
+    @aj.job("test:counted")
+    async def counted(payload: Counted) -> None: ...
+
+    async with make_runtime(counted).client() as runtime:
+        built = [counted.envelope(Counted(n=1)), runtime.envelope("test:counted", {"n": 2})]
+        before = len(read)
+        assert before >= 4  # made, and read back as the worker will
+        await runtime.dispatch_many(built)
+        await runtime.dispatch(counted.envelope(Counted(n=3)))
+        assert len(read) == before + 2
+        await runtime.dispatch_many([one.model_copy(update={"id": new_id()}) for one in built])
+        assert len(read) == before + 4
 
 
 async def test_nothing_is_left_behind(make_runtime: MakeRuntime) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from aiormq.abc import AbstractChannel
 
-from actorjobs.brokers.rabbitmq import message
+from actorjobs.brokers.rabbitmq import delays, message
 from actorjobs.brokers.rabbitmq.hot import Delivered
 from actorjobs.brokers.rabbitmq.link import Link, close_channel, consume, guarded, on_end
 from actorjobs.brokers.rabbitmq.settling import Held, Settler, quarantined
@@ -30,8 +30,8 @@ from actorjobs.ports import Bid, Claim, Delivery, Hint, Quarantined, Refusal, Re
 logger = logging.getLogger("actorjobs.broker")
 
 ACK_WITHIN_SECONDS = 60.0
-EARLY_SECONDS = 0.1
-"""A hint that is early by no more waits here; an earlier one goes back to the relay."""
+EARLY_SECONDS = delays.EARLIEST_SECONDS + 0.1
+"""A hint that is early by no more waits here, besides the prefetch; an earlier one goes back to the relay."""
 LOCKED_FIRST_SECONDS = 0.02
 LOCKED_LAST_SECONDS = 1.0
 PARKED_SECONDS = 1.0
@@ -290,6 +290,8 @@ class RabbitConsumer:
             case Refused.STALE:
                 held.ack()
             case Refused.EARLY if refusal.seconds <= EARLY_SECONDS:
+                held.is_early = True
+                self._changed.set()
                 self._park(held, refusal.seconds)
             case Refused.EARLY:
                 self._sink.put_off(held.hint, 0.0, None, held.ack)
@@ -315,6 +317,7 @@ class RabbitConsumer:
     def _unpark(self, held: Held) -> None:
         if held in self._parked:
             self._parked.discard(held)
+            held.is_early = False
             if held.is_void:
                 self._no_suspect(held)
             else:
@@ -433,9 +436,10 @@ class RabbitConsumer:
         if self._is_careful:
             return at_work + max(self._capacity - len(self._in_hand), 0)
         places = max(self._capacity - self._detached, 0)
-        if self._pace > QUICK_SECONDS or self._detached:
-            return places
-        return places + max(places, QUICK_EXTRA)
+        if self._pace <= QUICK_SECONDS and not self._detached:
+            places += max(places, QUICK_EXTRA)
+        early = sum(held.is_early for held in self._parked)
+        return places + (1 << early.bit_length() if early else 0)  # a power of two: not a new figure with each of them
 
     def _note_raise(self, now: float) -> None:
         """Places that become free time and again have use for hints that lie ready."""

@@ -29,6 +29,8 @@ logger = logging.getLogger("actorjobs.broker")
 CAPACITY = 2000
 """Hints held at most, confirms included. More are left to the relay at once."""
 BATCH = 100
+SURPRISED_SECONDS = 0.5
+"""Hints that find no room so soon after there was some were stored with the grace of those that would find it."""
 WINDOW = 400
 """Hints that wait for their confirm at most: the broker is the one who says how fast."""
 REDATE_AFTER_SECONDS = 3.0
@@ -76,6 +78,8 @@ class Publisher:
         self._waiting: deque[Pending] = deque()
         self._unconfirmed: set[Pending] = set()
         self._confirmed: dict[str, tuple[Hint, float]] = {}
+        self._turned_away: list[Hint] = []
+        self._had_room_at = 0.0
         self._put = asyncio.Event()
         self._moved = asyncio.Event()
         self._known = set[str]()
@@ -112,10 +116,16 @@ class Publisher:
         left: list[Hint] = []
         now = self._clock.monotonic()
         for hint in hints:
-            if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or self.is_full or hint.queue in self.stalled:
+            if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or hint.queue in self.stalled:
                 left.append(hint)
-                continue
-            self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
+            elif self.is_full:
+                left.append(hint)
+                if now - self._had_room_at < SURPRISED_SECONDS:
+                    self._turned_away.append(hint)
+            else:
+                self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
+        if not self.is_full:
+            self._had_room_at = now
         self._put.set()
         return left
 
@@ -305,7 +315,14 @@ class Publisher:
             self.stalled = late
             self._moved.set()
         await self._put_off(now)
+        await self._hurry()
         await self._mark(now)
+
+    async def _hurry(self) -> None:
+        """Have the relay take at once what there was no room for, instead of after a grace."""
+        away, self._turned_away = self._turned_away, []
+        if away:
+            await self._store.publish_later(away, 0.0)
 
     async def _put_off(self, now: float) -> None:
         late = [

@@ -80,7 +80,7 @@ class Settler:
 class Held:
     """A hint that has arrived and is not decided on yet."""
 
-    __slots__ = ("hint", "settler", "since", "tag", "takes_suspect", "tries")
+    __slots__ = ("hint", "is_early", "settler", "since", "tag", "takes_suspect", "tries")
 
     def __init__(self, hint: Hint, tag: int, settler: Settler, since: float) -> None:
         self.hint = hint
@@ -89,6 +89,8 @@ class Held:
         self.since = since
         self.tries = 0
         self.takes_suspect = False
+        self.is_early = False
+        """Whether it waits for the moment at which its run is due."""
 
     @property
     def is_void(self) -> bool:
