@@ -1,9 +1,9 @@
 """What tracing costs: the same runs without an SDK, with one that records every span in batches and drops them, and
 with one whose batches go to a collector by OTLP: of every trace, and of one in ten.
 
-    python -m benchmarks.tracing [--runs 5000] [--repeat 3] [--store URL] [--endpoint http://127.0.0.1:4317]
+    python -m benchmarks.tracing [--runs 5000] [--repeat 3] [--wait 0.01] [--store URL] [--endpoint http://127.0.0.1:4317]
 
-Alternating runs, each in a process of its own; the store is a SQLite file unless one is named. Without an endpoint the
+`--wait` is how many seconds a job waits, as for a database; without it jobs are empty. Alternating runs, each in a process of its own, with the event loop and the garbage collector of `actorjobs worker`; the store is a SQLite file unless one is named. Without an endpoint the
 collector `rotel` is started, which shares the machine. `dispatch` is one by one, a hundred at a time; `drain` is one
 worker performing what waits. Medians; the ratio is the one of these.
 """
@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 import actorjobs as aj
+from actorjobs.cli.worker import run_on_uvloop, spare_the_collector
 from actorjobs.telemetry.setup import configure
 
 TOGETHER = 100
@@ -37,7 +38,9 @@ KINDS = ("no SDK", "recording", "exporting", "one in ten")
 
 
 @aj.job("bench:traced")
-async def traced(text: str) -> None: ...
+async def traced(wait: float) -> None:
+    if wait:
+        await asyncio.sleep(wait)
 
 
 class Dropping(SpanExporter):
@@ -53,12 +56,13 @@ def set_up_recording() -> None:
     trace.set_tracer_provider(provider)
 
 
-async def measured(store: str, runs: int) -> dict[str, float]:
+async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
     """Runs per second, of dispatches and of a worker that performs them."""
     telemetry = configure(service_name="bench")
+    spare_the_collector()
     async with aj.Runtime(store=store, jobs=[traced]).client():
         began = time.perf_counter()
-        await asyncio.gather(*(_dispatch(runs // TOGETHER) for _ in range(TOGETHER)))
+        await asyncio.gather(*(_dispatch(runs // TOGETHER, wait) for _ in range(TOGETHER)))
         dispatch = time.perf_counter() - began
     began = time.perf_counter()
     async with aj.Runtime(store=store, jobs=[traced], queues={"default": 100}) as runtime:
@@ -72,19 +76,20 @@ async def measured(store: str, runs: int) -> dict[str, float]:
     return {"dispatch": count / dispatch, "drain": count / drain, "end to end": count / (dispatch + drain)}
 
 
-async def _dispatch(count: int) -> None:
+async def _dispatch(count: int, wait: float) -> None:
     for _ in range(count):
-        await traced.dispatch("x")
+        await traced.dispatch(wait)
 
 
-def in_child(kind: str, store: str, runs: int, endpoint: str) -> dict[str, float]:
+def in_child(kind: str, store: str, asked: argparse.Namespace, endpoint: str) -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     if kind == "one in ten":
         environment |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
     if kind in ("exporting", "one in ten"):
         environment |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         environment |= {"OTEL_METRICS_EXPORTER": "none"}
-    command = [sys.executable, "-m", "benchmarks.tracing", "--child", kind, "--store", store, "--runs", str(runs)]
+    command = [sys.executable, "-m", "benchmarks.tracing", "--child", kind, "--store", store]
+    command += ["--runs", str(asked.runs), "--wait", str(asked.wait)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -110,14 +115,14 @@ def main(asked: argparse.Namespace) -> None:
     if asked.child:
         if asked.child == "recording":
             set_up_recording()
-        print(json.dumps(asyncio.run(measured(asked.store, asked.runs))))
+        print(json.dumps(run_on_uvloop(measured(asked.store, asked.runs, asked.wait))))
         return
     figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder, nullcontext(asked.endpoint) if asked.endpoint else collector() as to:
         for repeat in range(asked.repeat):
             for kind in KINDS:
                 store = asked.store or f"sqlite:///{folder}/{repeat}-{kind.replace(' ', '-')}.db"
-                figures[kind].append(in_child(kind, store, asked.runs, to))
+                figures[kind].append(in_child(kind, store, asked, to))
                 told = "  ".join(f"{what} {value:7,.0f}/s" for what, value in figures[kind][-1].items())
                 print(f"{repeat + 1} {kind:10}: {told}", flush=True)
     for what in figures[KINDS[0]][0]:
@@ -130,6 +135,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds that a job waits")
     parser.add_argument("--store", help="the address of a database of its own; its runs are left in it")
     parser.add_argument("--endpoint", help="of a collector that takes OTLP over gRPC")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)

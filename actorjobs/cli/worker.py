@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from actorjobs.cli.health import HealthServer
 from actorjobs.cli.notifying import Notifier
@@ -23,6 +23,8 @@ from actorjobs.telemetry.metrics_prometheus import MetricsServer
 from actorjobs.telemetry.setup import Telemetry, configure, is_disabled
 
 logger = logging.getLogger("actorjobs.worker")
+
+T = TypeVar("T")
 
 EXIT_FAILING = 1
 EXIT_HURRIED = 3
@@ -68,7 +70,7 @@ def run_worker(runtime: Runtime, options: WorkerOptions) -> int:
         logger.warning("OTEL_SDK_DISABLED=true: --metrics-port has nothing to show")
     telemetry = configure(service_name=options.service_name, readers=[] if server is None else [server.start()])
     try:
-        status = _run(_Process(runtime, options, telemetry).run())
+        status = run_on_uvloop(_Process(runtime, options, telemetry).run())
     finally:
         if server is not None:
             server.stop()
@@ -102,7 +104,7 @@ def _threads_end() -> bool:
     return True
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What is loaded by now stays for as long as the process: gone through time and again, all those modules cost a
     fifth of what a short run takes. What comes later is looked at as ever, the young less often."""
     gc.collect()
@@ -110,8 +112,9 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    run: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run
+def run_on_uvloop(work: Coroutine[Any, Any, T]) -> T:
+    """Run it on uvloop where that is installed."""
+    run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run
     with suppress(ImportError):
         import uvloop
 
@@ -141,7 +144,7 @@ class _Process:
         health = await self._serve_health()
         try:
             await self._runtime.open(only=self._options.queues, is_worker_process=True)
-            _spare_the_collector()
+            spare_the_collector()
             performing = f"performing runs of {', '.join(self._runtime.statistics())}"
             logger.info("%s", performing)
             self._notifier.ready(performing)
