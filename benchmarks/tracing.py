@@ -3,9 +3,10 @@ with one whose batches go to a collector by OTLP: of every trace, and of one in 
 
     python -m benchmarks.tracing [--runs 5000] [--repeat 3] [--wait 0.01] [--store URL] [--endpoint http://127.0.0.1:4317]
 
-`--wait` is how many seconds a job waits, as for a database; without it jobs are empty. Alternating runs, each in a process of its own, with the event loop and the garbage collector of `actorjobs worker`; the store is a SQLite file unless one is named. Without an endpoint the
-collector `rotel` is started, which shares the machine. `dispatch` is one by one, a hundred at a time; `drain` is one
-worker performing what waits. Medians; the ratio is the one of these.
+`--wait` is how many seconds a job waits, as for a database; without it jobs are empty. Alternating runs, each in a
+process of its own, with the event loop and the garbage collector of `actorjobs worker`; the store is a SQLite file
+unless one is named. Without an endpoint the collector `rotel` is started, which shares the machine. `dispatch` is one
+by one, a hundred at a time; `drain` is one worker performing what waits. Medians; the ratio is the one of these.
 """
 
 from __future__ import annotations
