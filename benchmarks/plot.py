@@ -82,7 +82,7 @@ def _group_height() -> int:
 
 def _origin(report: Report) -> str:
     machine = report.machine
-    return f"{report.when}, {machine['cores']} cores, Python {machine['python']}, medians of {report.repeats} runs"
+    return f"{report.when}, {machine['cores']} cores, Python {machine['python']}, medians of {report.runs} runs"
 
 
 def _legend() -> Iterator[str]:

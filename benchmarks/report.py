@@ -58,6 +58,12 @@ class Report:
         """Those that this workload was tried with, in the order of their first repeat."""
         return list(dict.fromkeys(one.system for one in self.measured if one.workload == workload))
 
+    @property
+    def runs(self) -> str:
+        """How many repeats there are of each: "3", or "3 to 9" where reports of several sessions were put together."""
+        counts = {max(one.repeat for one in self.measured if one.workload == name) for name in self.workloads()}
+        return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
     def workloads(self) -> list[str]:
         return list(dict.fromkeys(one.workload for one in self.measured))
 
@@ -112,7 +118,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def render(report: Report) -> str:
     """All workloads, what was skipped and what failed, in Markdown."""
-    note = NOTE.format(repeats=report.repeats)
+    note = NOTE.format(repeats=report.runs)
     is_compared = _has_peers(one.system for one in report.measured)
     parts = [_origin(report), f"{note} {RATIOS}" if is_compared else note]
     for workload in report.workloads():
