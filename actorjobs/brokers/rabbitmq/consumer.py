@@ -32,6 +32,9 @@ logger = logging.getLogger("actorjobs.broker")
 ACK_WITHIN_SECONDS = 60.0
 EARLY_SECONDS = delays.EARLIEST_SECONDS + 0.1
 """A hint that is early by no more waits here, besides the prefetch; an earlier one goes back to the relay."""
+MOST_EARLY = 1024
+"""So many more than the places are fetched because of early ones. A crowd that is due at one moment is to be had by
+others, too."""
 LOCKED_FIRST_SECONDS = 0.02
 LOCKED_LAST_SECONDS = 1.0
 PARKED_SECONDS = 1.0
@@ -439,7 +442,8 @@ class RabbitConsumer:
         if self._pace <= QUICK_SECONDS and not self._detached:
             places += max(places, QUICK_EXTRA)
         early = sum(held.is_early for held in self._parked)
-        return places + (1 << early.bit_length() if early else 0)  # a power of two: not a new figure with each of them
+        # A power of two: not a new figure with each of them.
+        return places + min(1 << early.bit_length(), MOST_EARLY) if early else places
 
     def _note_raise(self, now: float) -> None:
         """Places that become free time and again have use for hints that lie ready."""

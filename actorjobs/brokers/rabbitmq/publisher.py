@@ -115,6 +115,8 @@ class Publisher:
         """Publish these as soon as may be. What finds no room, or is due too late, is left to the relay: those."""
         left: list[Hint] = []
         now = self._clock.monotonic()
+        if not self.is_full:
+            self._had_room_at = now
         for hint in hints:
             if hint.seq is None or hint.delay > PUBLISH_AHEAD_SECONDS or hint.queue in self.stalled:
                 left.append(hint)
@@ -124,8 +126,6 @@ class Publisher:
                     self._turned_away.append(hint)
             else:
                 self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
-        if not self.is_full:
-            self._had_room_at = now
         self._put.set()
         return left
 
