@@ -80,15 +80,17 @@ class Fixed:
 
 LADDER_UNIT_SECONDS = 0.02
 """What a broker's ladder of delay queues counts in."""
+LADDER_LEAD_UNITS = 16
+"""By so much at least the ladder is left before a delay is over."""
 _FEW_BITS = 4
 
 
 def _coarse(seconds: float, longest: float) -> float:
-    """The delay, lengthened to few binary digits if it may: each of them is a queue to wait in on the ladder."""
-    units = math.ceil(seconds / LADDER_UNIT_SECONDS)
+    """The delay, lengthened if it may be, so that few binary digits are left for the ladder: each is a queue."""
+    units = max(0, math.ceil(seconds / LADDER_UNIT_SECONDS) - LADDER_LEAD_UNITS)
     while units.bit_count() > _FEW_BITS:
         units += units & -units
-    coarse = units * LADDER_UNIT_SECONDS
+    coarse = max(seconds, (units + LADDER_LEAD_UNITS) * LADDER_UNIT_SECONDS) if units else seconds
     return coarse if coarse <= longest else seconds
 
 

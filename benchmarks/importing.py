@@ -13,6 +13,7 @@ from benchmarks.plan import ROOT, bare_environment
 OPTIONAL = (
     *("aio_pika", "aiormq", "asyncpg", "asyncmy", "aiosqlite", "starlette", "jinja2", "uvicorn", "uvloop"),
     *("opentelemetry.sdk", "watchfiles", "rich", "typer", "alembic"),
+    *("fastapi", "aiohttp", "prometheus_client", "grpc"),
 )
 """Not needed before something of theirs is used."""
 

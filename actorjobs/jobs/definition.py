@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
-from weakref import WeakValueDictionary
 
 import orjson
 
 from actorjobs.codec import LIMITS, Shape, decode, encode
 from actorjobs.errors import InvalidOption, PayloadInvalid, ResultInvalid
+from actorjobs.jobs.built import Built
 from actorjobs.jobs.defaults import JobDefaults
 from actorjobs.jobs.isolation import Process, check_isolation
 from actorjobs.jobs.options import (
@@ -26,7 +26,6 @@ from actorjobs.jobs.options import (
     check_version,
 )
 from actorjobs.jobs.unique import Unique
-from actorjobs.model import Envelope
 from actorjobs.retry import MOST_ATTEMPTS, Fixed, Retry, seconds, shown
 from actorjobs.tracestate import Relation, Told, written
 
@@ -87,25 +86,13 @@ class Contract:
     script: str | None = None
     version: int = 1
     template: Mapping[str, Any] = field(init=False, repr=False)
-    _built: WeakValueDictionary[int, Envelope] = field(
-        init=False, repr=False, default_factory=WeakValueDictionary[int, Envelope]
-    )
-    """Envelopes of this very job by their ids in memory: frozen, hence as valid as when they were built."""
+    built: Built = field(init=False, repr=False, default_factory=Built)
 
     def __post_init__(self) -> None:
         values = {"queue": DEFAULT_QUEUE, "priority": DEFAULT_PRIORITY, **envelope_fields(self.declared)}
         values |= {"job": self.name, **({"script": self.script} if self.script else {})}
         values |= {"version": self.version} if self.version > 1 else {}
         object.__setattr__(self, "template", MappingProxyType(values))
-
-    def note_built(self, envelope: Envelope) -> Envelope:
-        """The envelope itself, which need not be looked at again."""
-        self._built[id(envelope)] = envelope
-        return envelope
-
-    def has_built(self, envelope: Envelope) -> bool:
-        """Whether it is one of this job's; a copy, which may have been changed, is none."""
-        return self._built.get(id(envelope)) is envelope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -111,7 +111,7 @@ class Dispatchable(_Target[R], Generic[P, R]):
 
     def envelope(self, payload: P, **options: Unpack[EnvelopeOptions]) -> Envelope:
         """The run asked for, validated and not sent. Dispatching it twice gives one run."""
-        return self._contract.note_built(envelope_of(self.order(payload, **options)))
+        return self._contract.built.note(envelope_of(self.order(payload, **options)))
 
     schedule = envelope
 
@@ -151,7 +151,7 @@ class ArgsDispatchable(_Target[R], Generic[A, R]):
 
     def envelope(self, *args: A.args, **kwargs: A.kwargs) -> Envelope:
         """The run asked for, validated and not sent. Dispatching it twice gives one run."""
-        return self._contract.note_built(envelope_of(self.order(*args, **kwargs)))
+        return self._contract.built.note(envelope_of(self.order(*args, **kwargs)))
 
     schedule = envelope
 

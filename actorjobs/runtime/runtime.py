@@ -380,7 +380,7 @@ class Runtime:
         """The run asked for by a registered job's name, from a payload as JSON has it; validated and not sent."""
         definition = self._registry.definition(job)
         envelope = build_envelope(definition, definition.encode_payload(payload), check_options(options), None)
-        return definition.note_built(envelope)
+        return definition.built.note(envelope)
 
     async def accept(self, envelope: Envelope, *, tx: Transaction | None = None) -> Accepted:
         """Accept one envelope; what every dispatch comes down to."""
@@ -450,7 +450,7 @@ class Runtime:
     def _checked(self, envelope: Envelope) -> Envelope:
         job = getattr(envelope, "job", None)
         definition = self._registry.definition(job) if isinstance(job, str) and self._registry.knows(job) else None
-        if definition is not None and definition.has_built(envelope):
+        if definition is not None and definition.built.has(envelope):
             return envelope
         return check_made_by_hand(envelope, definition)
 

@@ -108,11 +108,11 @@ class Heartbeat:
         self._exits_when_stuck = exits_when_stuck
         self._thread: threading.Thread | None = None
         self._stop: Callable[[], object] = lambda: None
+        self._called_off = threading.Event()
         self._ticks_at = 0.0
         self._ticking: asyncio.TimerHandle | None = None
         self._warned_at = 0.0
         self._is_stuck = False
-        self._is_to_end = False
 
     @property
     def is_running(self) -> bool:
@@ -126,11 +126,12 @@ class Heartbeat:
             return
         self._main_loop = asyncio.get_running_loop()
         self._main_thread = threading.get_ident()
-        self._is_stuck = self._is_to_end = False
+        self._is_stuck = False
         started: asyncio.Future[None] = self._main_loop.create_future()
+        self._called_off = called_off = threading.Event()
         self._tick()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._live(started)), name="actorjobs-heartbeat", daemon=True
+            target=lambda: asyncio.run(self._live(started, called_off)), name="actorjobs-heartbeat", daemon=True
         )
         self._thread.start()
         try:
@@ -145,7 +146,7 @@ class Heartbeat:
             self._ticking.cancel()
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._is_to_end = True  # a thread that only begins finds it
+            self._called_off.set()  # a thread that only begins finds it
             self._stop()
             await asyncio.to_thread(thread.join, 10.0)
 
@@ -155,7 +156,7 @@ class Heartbeat:
 
     # everything below runs in the thread
 
-    async def _live(self, started: asyncio.Future[None]) -> None:
+    async def _live(self, started: asyncio.Future[None], called_off: threading.Event) -> None:
         loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
         def stop() -> None:
@@ -163,8 +164,8 @@ class Heartbeat:
                 loop.call_soon_threadsafe(ending.set)
 
         self._stop = stop
-        if self._is_to_end:
-            ending.set()
+        if called_off.is_set():
+            return
         try:
             store = await self._open_store()
         except BaseException as error:

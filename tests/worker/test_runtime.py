@@ -468,6 +468,12 @@ async def test_what_a_job_has_built_is_not_read_a_second_time_and_a_copy_is(make
         assert len(read) == before + 2
         await runtime.dispatch_many([one.model_copy(update={"id": new_id()}) for one in built])
         assert len(read) == before + 4
+        changed = counted.envelope(Counted(n=4))
+        for wrong in ("no number", object(), {1: 2}):
+            changed.payload["n"] = wrong
+            for refused in (runtime.dispatch_many([changed]), runtime.dispatch(changed)):
+                with pytest.raises(aj.PayloadInvalid):
+                    await refused
 
 
 async def test_nothing_is_left_behind(make_runtime: MakeRuntime) -> None:

@@ -32,9 +32,10 @@ logger = logging.getLogger("actorjobs.broker")
 ACK_WITHIN_SECONDS = 60.0
 EARLY_SECONDS = delays.EARLIEST_SECONDS + 0.1
 """A hint that is early by no more waits here, besides the prefetch; an earlier one goes back to the relay."""
+FEW_EARLY = 64
 MOST_EARLY = 1024
-"""So many more than the places are fetched because of early ones. A crowd that is due at one moment is to be had by
-others, too."""
+"""So many more than the places are fetched, at once, because of early ones: those behind them may be due now. But a
+crowd that is due at one moment is to be had by others, too."""
 LOCKED_FIRST_SECONDS = 0.02
 LOCKED_LAST_SECONDS = 1.0
 PARKED_SECONDS = 1.0
@@ -398,7 +399,9 @@ class RabbitConsumer:
                 differs_since = None
             elif differs_since is None:
                 differs_since = now
-            patience = MORE_SECONDS if wanted > self.prefetch else FEWER_SECONDS
+            patience = FEWER_SECONDS
+            if wanted > self.prefetch:
+                patience = 0.0 if self._beside_early else MORE_SECONDS
             is_steady = differs_since is not None and now - differs_since >= patience
             if wanted != self.prefetch and (is_steady or not self.prefetch or self._is_stopped):
                 if wanted > self.prefetch:
@@ -441,9 +444,13 @@ class RabbitConsumer:
         places = max(self._capacity - self._detached, 0)
         if self._pace <= QUICK_SECONDS and not self._detached:
             places += max(places, QUICK_EXTRA)
+        return places + self._beside_early
+
+    @property
+    def _beside_early(self) -> int:
+        """How many more are to be fetched for those that wait to be due. A power of two: not a new figure with each."""
         early = sum(held.is_early for held in self._parked)
-        # A power of two: not a new figure with each of them.
-        return places + min(1 << early.bit_length(), MOST_EARLY) if early else places
+        return min(max(FEW_EARLY, 1 << early.bit_length()), MOST_EARLY) if early else 0
 
     def _note_raise(self, now: float) -> None:
         """Places that become free time and again have use for hints that lie ready."""

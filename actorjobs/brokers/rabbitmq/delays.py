@@ -4,27 +4,28 @@ The delay is written in binary, in units of 20 ms; each set bit is one queue to 
 by a binding between exchanges. Every queue has one time to live for all its messages: none waits behind another.
 
 What a queue lets go of at one moment leaves it over some time, for dead letters are passed on a few at a time. So the
-ladder is left early, by 480 to 800 ms, and the consumer waits out the rest: it is exact, and needs fewer queues.
+ladder is left early, by 320 to 480 ms, and the consumer waits out the rest.
 """
 
 from __future__ import annotations
 
-from actorjobs.retry import LADDER_UNIT_SECONDS
+from actorjobs.retry import LADDER_LEAD_UNITS, LADDER_UNIT_SECONDS
 
 LEVELS = 16
 UNIT_MS = round(1000 * LADDER_UNIT_SECONDS)
-LEAD_UNITS = 24
-"""By so much at least a hint is to leave the ladder before its run is due."""
-STEP_UNITS = 16
-"""Digits below this are left out: they would cost more time than they measure."""
-EARLIEST_SECONDS = (LEAD_UNITS + STEP_UNITS) * LADDER_UNIT_SECONDS
-"""By no more than this."""
+EARLIEST_UNITS = LADDER_LEAD_UNITS + 8
+EARLIEST_SECONDS = EARLIEST_UNITS * LADDER_UNIT_SECONDS
+"""By no more than this a hint leaves the ladder before its run is due."""
 
 
 def units_of(seconds: float) -> int:
-    """The units to wait on the ladder of a delay; what is left of it, the hint waits out where it arrives."""
-    units = min(int(seconds * 1000) // UNIT_MS, (1 << LEVELS) - 1) - LEAD_UNITS
-    return max(0, units - units % STEP_UNITS)
+    """The units to wait on the ladder of a delay: as few binary digits as may be. What is left of it, the hint waits
+    out where it arrives."""
+    whole = min(round(seconds * 1000) // UNIT_MS, (1 << LEVELS) - 1)
+    units = max(0, whole - LADDER_LEAD_UNITS)
+    while (fewer := units & (units - 1)) > whole - EARLIEST_UNITS and units:
+        units = fewer
+    return units
 
 
 def level_of(units: int) -> int:

@@ -31,6 +31,7 @@ CAPACITY = 2000
 BATCH = 100
 SURPRISED_SECONDS = 0.5
 """Hints that find no room so soon after there was some were stored with the grace of those that would find it."""
+MOST_TURNED_AWAY = 10_000
 WINDOW = 400
 """Hints that wait for their confirm at most: the broker is the one who says how fast."""
 REDATE_AFTER_SECONDS = 3.0
@@ -122,7 +123,7 @@ class Publisher:
                 left.append(hint)
             elif self.is_full:
                 left.append(hint)
-                if now - self._had_room_at < SURPRISED_SECONDS:
+                if now - self._had_room_at < SURPRISED_SECONDS and len(self._turned_away) < MOST_TURNED_AWAY:
                     self._turned_away.append(hint)
             else:
                 self._waiting.append(Pending(hint, since=now, due=now + hint.delay))
@@ -320,9 +321,10 @@ class Publisher:
 
     async def _hurry(self) -> None:
         """Have the relay take at once what there was no room for, instead of after a grace."""
-        away, self._turned_away = self._turned_away, []
+        away = self._turned_away[:CAPACITY]
         if away:
             await self._store.publish_later(away, 0.0)
+            del self._turned_away[: len(away)]
 
     async def _put_off(self, now: float) -> None:
         late = [
@@ -348,6 +350,7 @@ class Publisher:
         """Mark what has been published, and leave to the relay, from now on, what has no answer yet."""
         await self._mark(self._clock.monotonic() + MARK_AFTER_SECONDS)
         left = [pending.hint for pending in (*self._waiting, *self._unconfirmed) if not pending.is_over]
+        left += self._turned_away
         if left:
             await self._store.publish_later(left, 0.0)
 
