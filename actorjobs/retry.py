@@ -80,7 +80,7 @@ class Fixed:
 
 LADDER_UNIT_SECONDS = 0.02
 """What a broker's ladder of delay queues counts in."""
-LADDER_LEAD_UNITS = 16
+LADDER_LEAD_UNITS = 24
 """By so much at least the ladder is left before a delay is over."""
 _FEW_BITS = 4
 

@@ -349,6 +349,8 @@ class Runtime:
         self, envelopes: Sequence[Envelope], *, tx: Transaction | None = None
     ) -> list[RunHandle[Any]]:
         """Accept all envelopes or none, in one transaction. The error of a bad one says which it was."""
+        if isinstance(envelopes, Envelope):
+            raise InvalidOption("dispatch_many takes a list of envelopes, as in [envelope]")
         given = list(envelopes)
         opened = self._open_one
         accept_all = partial(self._accept_all, tx=tx)

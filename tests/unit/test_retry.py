@@ -42,7 +42,7 @@ def delays(retry: Retry, count: int, random: Callable[[], float] = least) -> lis
 def test_the_default_is_five_attempts_and_grows_from_15_seconds() -> None:
     assert Retry().attempts == 5
     # A little longer, so that each delay has few binary digits for the ladder of a broker.
-    assert delays(Retry(), 4) == pytest.approx([15.04, 31.04, 61.76, 123.2])
+    assert delays(Retry(), 4) == pytest.approx([15.2, 31.2, 61.92, 123.36])
 
 
 def test_exponential_stays_at_its_cap() -> None:
@@ -56,7 +56,7 @@ def test_exponential_survives_any_number_of_failures() -> None:
 
 def test_jitter_lengthens_even_beyond_the_cap() -> None:
     backoff = Exponential(base=100, factor=2, cap=100, jitter=0.5)
-    assert backoff.after(1, least) == pytest.approx(100.16)
+    assert backoff.after(1, least) == pytest.approx(100.32)
     assert 149.9 < backoff.after(1, most) <= 150
 
 

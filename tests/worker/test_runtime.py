@@ -442,6 +442,8 @@ async def test_an_envelope_made_by_hand_is_checked(make_runtime: MakeRuntime, ch
         assert sum((await runtime.runs.count_by_state()).values()) == 0
         with pytest.raises(aj.InvalidOption, match="envelope 0"):
             await runtime.dispatch_many([1])  # type: ignore[list-item]
+        with pytest.raises(aj.InvalidOption, match="takes a list"):
+            await runtime.dispatch_many(echo.envelope(Work()))  # type: ignore[arg-type]
 
 
 async def test_what_a_job_has_built_is_not_read_a_second_time_and_a_copy_is(make_runtime: MakeRuntime) -> None:

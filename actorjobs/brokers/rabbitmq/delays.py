@@ -4,7 +4,7 @@ The delay is written in binary, in units of 20 ms; each set bit is one queue to 
 by a binding between exchanges. Every queue has one time to live for all its messages: none waits behind another.
 
 What a queue lets go of at one moment leaves it over some time, for dead letters are passed on a few at a time. So the
-ladder is left early, by 320 to 480 ms, and the consumer waits out the rest.
+ladder is left early, by 480 to 640 ms, and the consumer waits out the rest.
 """
 
 from __future__ import annotations
