@@ -49,6 +49,12 @@ def check_made_by_hand(envelope: object, definition: Definition | None) -> Envel
     return envelope
 
 
+def check_are_several(envelopes: object) -> None:
+    """`InvalidOption` for one envelope where a list of them is needed."""
+    if isinstance(envelopes, Envelope):
+        raise InvalidOption("dispatch_many takes a list of envelopes, as in [envelope]")
+
+
 def check_is_list(name: str, value: object) -> None:
     """`InvalidOption` unless it is a list or a tuple."""
     if not isinstance(value, list | tuple):

@@ -35,7 +35,13 @@ from actorjobs.ports import (
     open_dispatcher,
 )
 from actorjobs.runtime.around import Together, around
-from actorjobs.runtime.checking import check_is_list, check_is_mapping, check_is_names, check_made_by_hand
+from actorjobs.runtime.checking import (
+    check_are_several,
+    check_is_list,
+    check_is_mapping,
+    check_is_names,
+    check_made_by_hand,
+)
 from actorjobs.runtime.doctoring import Finding, examine, examine_broker, repair, repair_broker
 from actorjobs.runtime.opened import AppFactory, Opened
 from actorjobs.runtime.pending import PendingReport, check_pending
@@ -349,8 +355,7 @@ class Runtime:
         self, envelopes: Sequence[Envelope], *, tx: Transaction | None = None
     ) -> list[RunHandle[Any]]:
         """Accept all envelopes or none, in one transaction. The error of a bad one says which it was."""
-        if isinstance(envelopes, Envelope):
-            raise InvalidOption("dispatch_many takes a list of envelopes, as in [envelope]")
+        check_are_several(envelopes)
         given = list(envelopes)
         opened = self._open_one
         accept_all = partial(self._accept_all, tx=tx)
