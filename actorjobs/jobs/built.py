@@ -39,7 +39,4 @@ class Built:
 
 def _content(envelope: Envelope) -> bytes:
     """What can be changed in it."""
-    return orjson.dumps(
-        (envelope.payload, envelope.constructor_args, envelope.meta, envelope.retry, envelope.unique),
-        option=orjson.OPT_NON_STR_KEYS,
-    )
+    return orjson.dumps((envelope.payload, envelope.constructor_args, envelope.meta, envelope.retry, envelope.unique))

@@ -23,7 +23,7 @@ def units_of(seconds: float) -> int:
     out where it arrives."""
     whole = min(round(seconds * 1000) // UNIT_MS, (1 << LEVELS) - 1)
     units = max(0, whole - LADDER_LEAD_UNITS)
-    while (fewer := units & (units - 1)) > whole - EARLIEST_UNITS and units:
+    while units and (fewer := units & (units - 1)) > whole - EARLIEST_UNITS:
         units = fewer
     return units
 
