@@ -122,6 +122,29 @@ async def test_a_run_that_was_claimed_meanwhile_is_not_marked(
     assert spy.marked == [other.run_id]
 
 
+async def test_of_a_crowd_that_is_confirmed_no_more_are_held_than_may_be_claimed_soon(
+    publisher: Publisher, link: Link, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actorjobs.brokers.rabbitmq.publisher.MOST_UNMARKED", 20)
+    async with at_work(publisher, link):
+        publisher.put(hints(50))
+        await until(lambda: publisher.counts.confirmed == 50)
+        await publisher.look_after()
+        assert len(spy.marked) == 30
+        await publisher.look_after()
+        assert len(spy.marked) == 30
+
+
+async def test_whoever_closes_marks_all_that_is_confirmed(publisher: Publisher, link: Link, spy: Spy) -> None:
+    crowd = hints(CAPACITY + 10)
+    async with at_work(publisher, link):
+        for some in (crowd[:CAPACITY], crowd[CAPACITY:]):
+            publisher.put(some)
+            await until(lambda: publisher.is_idle)
+        await publisher.hand_over()
+    assert len(spy.marked) == len(crowd)
+
+
 async def test_no_more_than_the_capacity_is_held_and_the_rest_is_left_to_its_rows(publisher: Publisher) -> None:
     publisher.put(hints(CAPACITY - 1))
     assert not publisher.is_full

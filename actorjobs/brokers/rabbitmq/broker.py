@@ -352,6 +352,7 @@ class RabbitBroker:
             return False
         if not await self.publisher.room_for(RELAY_HINTS, CONFIRMS_LATE_SECONDS):
             return False
+        await self.publisher.mark()
         hints = await self._store.stage(RELAY_HINTS)
         left = self.publisher.put(hints)
         if left:

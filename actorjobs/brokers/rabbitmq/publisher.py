@@ -42,6 +42,8 @@ REFUSALS = 3
 REFUSED_SECONDS = 0.1
 MARK_AFTER_SECONDS = 1.0
 """A run that was claimed meanwhile needs no mark."""
+MOST_UNMARKED = 5000
+"""The relay publishes faster than runs are claimed: those behind so many others are marked at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -317,7 +319,7 @@ class Publisher:
             self._moved.set()
         await self._put_off(now)
         await self._hurry()
-        await self._mark(now)
+        await self.mark()
 
     async def _hurry(self) -> None:
         """Have the relay take at once what there was no room for, instead of after a grace."""
@@ -348,18 +350,26 @@ class Publisher:
 
     async def hand_over(self) -> None:
         """Mark what has been published, and leave to the relay, from now on, what has no answer yet."""
-        await self._mark(self._clock.monotonic() + MARK_AFTER_SECONDS)
+        await self.mark(after=0.0)
         left = [pending.hint for pending in (*self._waiting, *self._unconfirmed) if not pending.is_over]
         left += self._turned_away
         if left:
             await self._store.publish_later(left, 0.0)
 
-    async def _mark(self, now: float) -> None:
+    async def mark(self, after: float = MARK_AFTER_SECONDS) -> None:
+        """Note in the store what was confirmed so many seconds ago, or has a crowd before it."""
+        now = self._clock.monotonic()
         ripe = [
-            hint for hint, at in itertools.islice(self._confirmed.values(), CAPACITY) if now - at >= MARK_AFTER_SECONDS
+            hint
+            for index, (hint, at) in enumerate(self._confirmed.values())
+            if index >= MOST_UNMARKED or now - at >= after
         ]
-        if ripe:
-            await self._store.mark_published(ripe)
-            for hint in ripe:
-                if self._confirmed.get(hint.run_id, (None, 0.0))[0] is hint:
-                    del self._confirmed[hint.run_id]
+        held = {hint.run_id: self._confirmed.pop(hint.run_id) for hint in ripe}
+        try:
+            for start in range(0, len(ripe), CAPACITY):
+                marked = ripe[start : start + CAPACITY]
+                await self._store.mark_published(marked)
+                for hint in marked:
+                    del held[hint.run_id]
+        finally:
+            self._confirmed = held | self._confirmed
