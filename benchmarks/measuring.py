@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import machine, servers
+from benchmarks.plan import CONCURRENCY
 from benchmarks.report import Measured, Report, render, shown
 from benchmarks.systems import System
 from benchmarks.trial import TrialFailed
@@ -25,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser, *, workloads: Sequence[str]) ->
     """What every program that measures workloads understands."""
     parser.add_argument("--workloads", nargs="+", choices=workloads, default=list(workloads), metavar="NAME")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"of noop and io; fewer for slow systems ({RUNS:,})")
+    parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help=f"of noop and io ({CONCURRENCY})")
     parser.add_argument("--latency-seconds", type=float, default=LATENCY_SECONDS)
     parser.add_argument("--delayed", type=int, default=DELAYED_RUNS, help="runs of the workload delayed")
     parser.add_argument("--retried", type=int, default=RETRIED_RUNS, help="runs of the workload retry")
@@ -33,7 +35,13 @@ def add_options(parser: argparse.ArgumentParser, *, workloads: Sequence[str]) ->
 
 
 def size_of(asked: argparse.Namespace) -> Size:
-    return Size(runs=asked.runs, latency_seconds=asked.latency_seconds, delayed=asked.delayed, retried=asked.retried)
+    return Size(
+        runs=asked.runs,
+        concurrency=asked.concurrency,
+        latency_seconds=asked.latency_seconds,
+        delayed=asked.delayed,
+        retried=asked.retried,
+    )
 
 
 def new_report(repeats: int) -> Report:

@@ -45,6 +45,7 @@ class Plan:
     concurrency: int
     queues: int = 0
     """How many numbered queues are declared besides the one that all workloads use; growth only."""
+    is_traced: bool = False
 
     def environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}

@@ -21,17 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 import actorjobs as aj
 from actorjobs.cli.worker import run_on_uvloop, spare_the_collector
 from actorjobs.telemetry.setup import configure
+from benchmarks import spans
 
 TOGETHER = 100
 GRPC_PORT = 14317
@@ -42,19 +39,6 @@ KINDS = ("no SDK", "recording", "exporting", "one in ten")
 async def traced(wait: float) -> None:
     if wait:
         await asyncio.sleep(wait)
-
-
-class Dropping(SpanExporter):
-    """Has what is recorded and batched go nowhere."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return SpanExportResult.SUCCESS
-
-
-def set_up_recording() -> None:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Dropping()))
-    trace.set_tracer_provider(provider)
 
 
 async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
@@ -97,7 +81,7 @@ def in_child(kind: str, store: str, asked: argparse.Namespace, endpoint: str) ->
 
 
 @contextmanager
-def collector() -> Iterator[str]:
+def collector() -> Generator[str]:
     """The address of one that takes spans and forgets them."""
     found = importlib.util.find_spec("rotel")
     if found is None or found.origin is None:
@@ -115,7 +99,7 @@ def collector() -> Iterator[str]:
 def main(asked: argparse.Namespace) -> None:
     if asked.child:
         if asked.child == "recording":
-            set_up_recording()
+            spans.record()
         print(json.dumps(run_on_uvloop(measured(asked.store, asked.runs, asked.wait))))
         return
     figures: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}

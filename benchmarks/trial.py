@@ -81,6 +81,7 @@ class Trial:
             broker=self.system.broker and servers.address(self.system.broker),
             concurrency=self._concurrency,
             queues=self._queues,
+            is_traced=self.system.is_traced,
         )
 
     def close(self) -> None:

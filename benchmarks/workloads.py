@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import machine
-from benchmarks.plan import Demand
+from benchmarks.plan import CONCURRENCY, Demand
 from benchmarks.systems import System
 from benchmarks.trial import Trial
 
@@ -30,6 +30,8 @@ class Size:
 
     runs: int = RUNS
     """Of noop and io, for a system that is not slow."""
+    concurrency: int = CONCURRENCY
+    """Of the queue, for noop and io."""
     latency_seconds: float = LATENCY_SECONDS
     delayed: int = DELAYED_RUNS
     retried: int = RETRIED_RUNS
@@ -59,12 +61,12 @@ class Workload:
 def noop(system: System, size: Size) -> Figures:
     """Dispatched with no worker, performed with no producer, then both at once."""
     runs = size.of(system)
-    with Trial(system) as trial:
+    with Trial(system, concurrency=size.concurrency) as trial:
         figures = _dispatched(trial, runs) | drained(trial, runs)
-    with Trial(system) as trial:
+    with Trial(system, concurrency=size.concurrency) as trial:
         figures |= _end_to_end(trial, runs)
     if system.has_bulk:
-        with Trial(system) as trial:
+        with Trial(system, concurrency=size.concurrency) as trial:
             produced = trial.produce(Demand(job="noop", count=runs, bulk=BULK))
             figures["bulk dispatch/s"] = runs / produced.seconds
     return figures
@@ -73,7 +75,7 @@ def noop(system: System, size: Size) -> Figures:
 def io(system: System, size: Size) -> Figures:
     """Ten milliseconds of waiting each; dispatched before the worker starts."""
     runs = size.of(system)
-    with Trial(system) as trial:
+    with Trial(system, concurrency=size.concurrency) as trial:
         trial.produce(Demand(job="io", count=runs))
         return drained(trial, runs)
 

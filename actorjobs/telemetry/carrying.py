@@ -32,17 +32,17 @@ class Creation:
 
     def __init__(self, traceparent: str | None, state: str | None, with_baggage: str | None = None) -> None:
         told = tracestate.read(state)
-        relation = told.relation or "parent"
         self.traceparent = traceparent
-        dispatch = remote(traceparent, state)
         self.around = Context()
+        self.links: list[Link] = []
         if with_baggage:
             self.around = propagator().extract({"baggage": with_baggage}, context=self.around)
-        if dispatch is not None and relation == "parent":
+        dispatch = remote(traceparent, state)
+        if dispatch is not None and told.relation in (None, "parent"):
             self.around = trace.set_span_in_context(NonRecordingSpan(dispatch), self.around)
-        self.links = [] if dispatch is None or relation == "none" else [link(dispatch, names.LINK_CREATION)]
-        others = {kind: remote(to) for kind, to in told.links.items()}
-        self.links += [link(other, kind) for kind, other in others.items() if other is not None]
+        if dispatch is not None and told.relation != "none":
+            self.links.append(link(dispatch, names.LINK_CREATION))
+        self.links += links_told(told)
 
 
 def carried() -> Mapping[str, str] | None:
@@ -111,6 +111,12 @@ def _warn_once(why: str) -> None:
 def link(to: SpanContext, kind: str) -> Link:
     """A link of ours, of one of the kinds in the conventions."""
     return Link(to, {names.LINK_TYPE: kind})
+
+
+def links_told(told: tracestate.Told) -> list[Link]:
+    """The links that a run is to have besides the one to its dispatch."""
+    found = ((kind, remote(to)) for kind, to in told.links.items()) if told.links else ()
+    return [link(to, kind) for kind, to in found if to is not None]
 
 
 def link_to_attempt(attempt: Attempt | None) -> Sequence[Link]:

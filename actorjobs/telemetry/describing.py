@@ -32,50 +32,38 @@ class Describing:
 
     def dispatch(self, envelope: Envelope, operation: str) -> Attributes:
         """Of a span for one dispatch."""
-        attributes: Attributes = {
-            **self.common(envelope.job, envelope.queue, operation),
-            names.MESSAGING_MESSAGE_ID: envelope.id,
-            names.RUN_ID: envelope.id,
-        }
-        if envelope.priority != DEFAULT_PRIORITY:
-            attributes[names.PRIORITY] = envelope.priority
-        others = {names.TENANT_ID: envelope.tenant, names.PARENT_RUN_ID: envelope.parent}
-        attributes |= _given({**others, names.REPLAY_OF: envelope.replay_of})
+        attributes = self._of_run(envelope.job, envelope.queue, operation, envelope.id)
+        if envelope.replay_of:
+            attributes[names.REPLAY_OF] = envelope.replay_of
         if traced := self._traced(envelope.job):
             attributes |= _shown(traced, envelope.payload)
-        return attributes
+        return _extended(attributes, envelope.tenant, envelope.parent, envelope.priority)
 
     def attempt(self, claim: Claim, actor: str) -> Attributes:
         """Of the span of an attempt, as it begins."""
-        attributes: Attributes = {
-            **self.common(claim.job, claim.queue, names.PROCESS),
-            names.MESSAGING_MESSAGE_ID: claim.run_id,
-            names.RUN_ID: claim.run_id,
-            names.ATTEMPT_NUMBER: claim.attempt,
-            names.ATTEMPT_MAX: claim.max_attempts,
-            names.QUEUE_WAIT: max(0.0, (claim.claimed_at - claim.available_at).total_seconds()),
-            names.WORKER_ID: claim.owner,
-            names.ACTOR_ID: actor,
-            **_given({names.TENANT_ID: claim.tenant, names.PARENT_RUN_ID: claim.parent}),
-        }
-        if claim.priority != DEFAULT_PRIORITY:
-            attributes[names.PRIORITY] = claim.priority
+        attributes = self._of_run(claim.job, claim.queue, names.PROCESS, claim.run_id)
+        attributes[names.ATTEMPT_NUMBER] = claim.attempt
+        attributes[names.ATTEMPT_MAX] = claim.max_attempts
+        attributes[names.QUEUE_WAIT] = max(0.0, (claim.claimed_at - claim.available_at).total_seconds())
+        attributes[names.WORKER_ID] = claim.owner
+        attributes[names.ACTOR_ID] = actor
         if traced := self._traced(claim.job):
             attributes |= _shown(traced, codec.decode(claim.payload))
-        return attributes
+        return _extended(attributes, claim.tenant, claim.parent, claim.priority)
 
     def lost(self, run: LostRun) -> Attributes:
         """Of the span of an attempt whose worker died."""
         hint, fence = run.hint, run.fence
-        return {
-            **self.common(hint.job, hint.queue, names.PROCESS),
-            names.MESSAGING_MESSAGE_ID: fence.run_id,
-            names.RUN_ID: fence.run_id,
-            names.ATTEMPT_NUMBER: fence.attempt,
-            names.ATTEMPT_MAX: run.max_attempts,
-            names.WORKER_ID: fence.owner,
-            **_given({names.TENANT_ID: run.tenant, names.PARENT_RUN_ID: run.parent}),
-        }
+        attributes = self._of_run(hint.job, hint.queue, names.PROCESS, fence.run_id)
+        attributes[names.ATTEMPT_NUMBER] = fence.attempt
+        attributes[names.ATTEMPT_MAX] = run.max_attempts
+        attributes[names.WORKER_ID] = fence.owner
+        return _extended(attributes, run.tenant, run.parent)
+
+    def _of_run(self, job: str, queue: str, operation: str, run_id: str) -> Attributes:
+        attributes = self.common(job, queue, operation).copy()
+        attributes[names.MESSAGING_MESSAGE_ID] = attributes[names.RUN_ID] = run_id
+        return attributes
 
     def _common(self, job: str, queue: str, operation: str) -> Attributes:
         """What all spans of a job's operation have."""
@@ -116,8 +104,17 @@ def record(span: Span, error: ErrorInfo, *, is_failure: bool) -> None:
         span.set_status(StatusCode.ERROR, f"{error.name}: {error.message}")
 
 
-def _given(attributes: Mapping[str, str | None]) -> Mapping[str, str]:
-    return {name: value for name, value in attributes.items() if value}
+def _extended(
+    attributes: Attributes, tenant: str | None, parent: str | None, priority: int = DEFAULT_PRIORITY
+) -> Attributes:
+    """With what most runs do not have."""
+    if tenant:
+        attributes[names.TENANT_ID] = tenant
+    if parent:
+        attributes[names.PARENT_RUN_ID] = parent
+    if priority != DEFAULT_PRIORITY:
+        attributes[names.PRIORITY] = priority
+    return attributes
 
 
 def _shown(fields: Sequence[str], payload: Any) -> Attributes:

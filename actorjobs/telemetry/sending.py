@@ -17,7 +17,7 @@ from actorjobs.jobs import running_context
 from actorjobs.model import Envelope, in_trace, new_traceparent
 from actorjobs.ports import Accepted
 from actorjobs.telemetry import conventions as names
-from actorjobs.telemetry.carrying import baggage_here, link, remote, traceparent_of
+from actorjobs.telemetry.carrying import baggage_here, link, links_told, remote, traceparent_of
 from actorjobs.telemetry.describing import Describing, record
 from actorjobs.tracestate import Relation, Told
 
@@ -77,8 +77,8 @@ class Single(_Told):
     """A dispatch: its span is what attempts go by."""
 
     def __init__(self, tracer: Tracer, describing: Describing, envelopes: Sequence[Envelope]) -> None:
-        sent = [_start(tracer, describing, envelope, names.SEND) for envelope in envelopes]
-        super().__init__(sent[0][0], [envelope for _span, envelope in sent])
+        span, envelope = _start(tracer, describing, envelopes[0], names.SEND)
+        super().__init__(span, [envelope])
 
     def answered(self, answers: Sequence[Accepted]) -> None:
         if answers[0].existing:
@@ -112,18 +112,21 @@ def _start(
     tracer: Tracer, describing: Describing, envelope: Envelope, operation: str, *, is_bulk: bool = False
 ) -> tuple[Span, Envelope]:
     """The span of one dispatch, and the envelope in its context."""
-    own = remote(envelope.traceparent, envelope.tracestate) if _has_own_trace(envelope) else None
     told = tracestate.read(envelope.tracestate)
-    others = {kind: remote(to) for kind, to in told.links.items()}
-    links = [link(other, kind) for kind, other in others.items() if other is not None]
+    links = links_told(told)
+    has_own_trace = envelope.traceparent is not None and "traceparent" in envelope.model_fields_set
+    if has_own_trace and (own := remote(envelope.traceparent, envelope.tracestate)) is not None:
+        links.append(link(own, names.LINK_CREATION))
     span = tracer.start_span(
         f"{operation} {envelope.job}",
         kind=SpanKind.PRODUCER,
         attributes=describing.dispatch(envelope, operation),
-        links=[*links, *([] if own is None else [link(own, names.LINK_CREATION)])],
+        links=links,
     )
     relation = told.relation or _relation_of(envelope, is_bulk=is_bulk)
-    return span, _traced(envelope, span.get_span_context(), Told(relation, {**told.links, **_link_to_parent(envelope)}))
+    others = told.links if envelope.parent is None else {**told.links, **_link_to(envelope.parent)}
+    here = None if has_own_trace else span.get_span_context()
+    return span, _traced(envelope, here, relation, others)
 
 
 def _relation_of(envelope: Envelope, *, is_bulk: bool) -> Relation:
@@ -132,23 +135,23 @@ def _relation_of(envelope: Envelope, *, is_bulk: bool) -> Relation:
     return "link" if is_later or is_bulk or envelope.replay_of is not None else "parent"
 
 
-def _traced(envelope: Envelope, here: SpanContext, told: Told) -> Envelope:
-    """The envelope with what its attempts are to go by. One that came with a trace context of its own keeps it."""
+def _traced(envelope: Envelope, here: SpanContext | None, relation: Relation, links: Mapping[str, str]) -> Envelope:
+    """The envelope with what its attempts are to go by: `here`, or (None) the trace context that it came with."""
     changes: dict[str, Any] = {}
     state = envelope.tracestate
-    if told.relation == "none":
+    if relation == "none":
         changes["traceparent"] = new_traceparent()
-    elif not _has_own_trace(envelope):
-        changes["traceparent"] = traceparent_of(here) if here.is_valid else envelope.traceparent or new_traceparent()
-        state = here.trace_state.to_header() if here.is_valid else state
-        changes["baggage"] = envelope.baggage or baggage_here()
-    is_plain = told.relation == "parent" and not told.links
-    changes["tracestate"] = tracestate.foreign(state) if is_plain else tracestate.written(state, told)
+    elif here is not None:
+        if here.is_valid:
+            changes["traceparent"] = traceparent_of(here)
+            state = here.trace_state.to_header() if here.trace_state else None
+        elif envelope.traceparent is None:
+            changes["traceparent"] = new_traceparent()
+        if not envelope.baggage:
+            changes["baggage"] = baggage_here()
+    is_plain = relation == "parent" and not links
+    changes["tracestate"] = tracestate.foreign(state) if is_plain else tracestate.written(state, Told(relation, links))
     return envelope.model_copy(update=changes)
-
-
-def _has_own_trace(envelope: Envelope) -> bool:
-    return envelope.traceparent is not None and "traceparent" in envelope.model_fields_set
 
 
 def _in_own_trace(envelope: Envelope) -> Envelope:
@@ -156,8 +159,8 @@ def _in_own_trace(envelope: Envelope) -> Envelope:
     return in_trace(envelope, (running and running.traceparent) or new_traceparent())
 
 
-def _link_to_parent(envelope: Envelope) -> Mapping[str, str]:
-    running = running_context() if envelope.parent is not None else None
-    if running is None or running.run_id != envelope.parent or running.traceparent is None:
+def _link_to(parent: str) -> Mapping[str, str]:
+    running = running_context()
+    if running is None or running.run_id != parent or running.traceparent is None:
         return {}
     return {names.LINK_PARENT_RUN: running.traceparent}

@@ -38,6 +38,8 @@ class System:
     acknowledges: str
     """What takes a run off the queue, and when."""
     has_bulk: bool = False
+    is_traced: bool = False
+    """Whether every span is recorded and handed on in batches."""
     lacks: frozenset[str] = frozenset()
     """Workloads that it has no means for."""
     share: float = 1.0
@@ -56,10 +58,10 @@ class System:
         return f"{OURS} {RABBITMQ}+{POSTGRESQL}" if self.broker else f"{OURS} {POSTGRESQL}"
 
 
-def _ours(store: str, broker: str | None, processes: int) -> System:
+def _ours(store: str, broker: str | None, processes: int = 1, *, is_traced: bool = False) -> System:
     servers = store if broker is None else f"{broker}+{store}"
     return System(
-        name=f"{OURS} {servers}" + (f" x{processes}" if processes > 1 else ""),
+        name=f"{OURS} {servers}" + (f" x{processes}" if processes > 1 else "") + (" traced" if is_traced else ""),
         module=OURS,
         store=store,
         broker=broker,
@@ -68,6 +70,7 @@ def _ours(store: str, broker: str | None, processes: int) -> System:
             *("--log-level", "warning", "--processes", "{processes}"),
         ),
         processes=processes,
+        is_traced=is_traced,
         keeps="every run and attempt",
         accepts="the commit",
         acknowledges="the commit of the attempt's outcome",
@@ -188,7 +191,9 @@ _OURS = [
     for broker in (None, RABBITMQ)
 ]
 
-SYSTEMS: dict[str, System] = {system.name: system for system in [*_OURS, *_PEERS]}
+_TRACED = [_ours(store, broker, is_traced=True) for store, broker in ((POSTGRESQL, None), (POSTGRESQL, RABBITMQ))]
+
+SYSTEMS: dict[str, System] = {system.name: system for system in [*_OURS, *_TRACED, *_PEERS]}
 
 
 def ours(processes: int) -> list[System]:

@@ -19,6 +19,10 @@ from benchmarks.systems.names import QUEUE, SERVED, numbered, queues_of
 
 plan = Plan.current()
 sampler = Sampler()
+if plan.is_traced:  # what is measured without spans has no SDK loaded
+    from benchmarks import spans
+
+    spans.record()
 
 
 class Welcome(BaseModel):
