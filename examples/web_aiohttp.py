@@ -9,7 +9,8 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from pydantic import BaseModel
+from aiohttp.typedefs import Handler
+from pydantic import BaseModel, ValidationError
 
 import actorjobs as aj
 from actorjobs.integrations.aiohttp import cleanup_ctx, tenant_middleware, trace_middleware
@@ -44,6 +45,17 @@ async def show(request: web.Request) -> web.Response:
     return web.json_response({"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result})
 
 
+@web.middleware
+async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What was wrong with the request, for whoever sent it."""
+    try:
+        return await handler(request)
+    except ValidationError as error:
+        raise web.HTTPUnprocessableEntity(text=str(error)) from None
+    except aj.RunNotFound as error:
+        raise web.HTTPNotFound(text=str(error)) from None
+
+
 def tenant_of(request: web.Request) -> str | None:
     """The caller's word, for the sake of the example: take it from what the request has proved instead."""
     return request.headers.get("x-tenant")
@@ -56,7 +68,7 @@ async def telemetry(app: web.Application) -> AsyncIterator[None]:
 
 
 runtime = aj.Runtime(jobs=[confirm])
-app = web.Application(middlewares=[trace_middleware, tenant_middleware(tenant_of)])
+app = web.Application(middlewares=[trace_middleware, tenant_middleware(tenant_of), refuse])
 app.add_routes(
     [
         web.post("/orders", take),

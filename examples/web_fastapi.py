@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header
+from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
 import actorjobs as aj
@@ -66,7 +66,10 @@ def take_in_thread(order: Order) -> dict[str, str]:
 @app.get("/runs/{run_id}")
 async def show(run_id: str) -> dict[str, Any]:
     """Whoever knows the id sees the run: forbid it by Runtime(policy=...), or compare run.tenant with the caller."""
-    run = await runtime.runs.get(run_id)
+    try:
+        run = await runtime.runs.get(run_id)
+    except aj.RunNotFound as error:
+        raise HTTPException(404, str(error)) from None
     return {"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result}
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
@@ -40,7 +40,7 @@ async def take(request: Request) -> JSONResponse:
 
 def take_in_thread(request: Request) -> JSONResponse:
     """Starlette calls plain functions in threads; what they dispatch has the same tenant and trace."""
-    run = confirm.dispatch_sync(Order(number=int(request.query_params["number"])))
+    run = confirm.dispatch_sync(Order.model_validate(request.query_params))
     return JSONResponse({"run": run.id}, status_code=202)
 
 
@@ -48,6 +48,11 @@ async def show(request: Request) -> JSONResponse:
     """Whoever knows the id sees the run: forbid it by Runtime(policy=...), or compare run.tenant with the caller."""
     run = await runtime.runs.get(request.path_params["id"])
     return JSONResponse({"state": run.state, "tenant": run.tenant, "trace": run.trace_id, "result": run.result})
+
+
+def refuse(_request: Request, error: Exception) -> JSONResponse:
+    """What was wrong with the request, for whoever sent it."""
+    return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, aj.RunNotFound) else 422)
 
 
 def tenant_of(request: HTTPConnection) -> str | None:
@@ -72,6 +77,7 @@ app = Starlette(
         Route("/runs/{id}", show),
     ],
     lifespan=life,
+    exception_handlers={ValidationError: refuse, aj.RunNotFound: refuse},
     middleware=[Middleware(TraceMiddleware), Middleware(TenantMiddleware, resolve=tenant_of)],
 )
 

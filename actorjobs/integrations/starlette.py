@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 try:
     from starlette.exceptions import HTTPException
@@ -29,14 +29,17 @@ from actorjobs.tenancy import tenant
 __all__ = ["TenantMiddleware", "TraceMiddleware", "lifespan"]
 
 A = TypeVar("A")
+Opened: TypeAlias = Callable[[A], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 POLICY_VIOLATION = 1008
 """What closes a WebSocket whose request is refused."""
 
 
-def lifespan(
-    runtime: Runtime, own: Lifespan[A] | None = None, *, embed: bool = False
-) -> Callable[[A], AbstractAsyncContextManager[Mapping[str, Any]]]:
+@overload
+def lifespan(runtime: Runtime, own: None = None, *, embed: bool = False) -> Opened[Any]: ...
+@overload
+def lifespan(runtime: Runtime, own: Lifespan[A], *, embed: bool = False) -> Opened[A]: ...
+def lifespan(runtime: Runtime, own: Lifespan[A] | None = None, *, embed: bool = False) -> Opened[A]:
     """The lifespan of an application that dispatches; with `embed`, of one that also performs in its own process.
 
     `own` is the application's lifespan: entered when the runtime is open, left before it closes; what it yields is the

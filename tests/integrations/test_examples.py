@@ -80,6 +80,17 @@ async def test_a_tenant_that_cannot_be_is_refused(served: Served, framework: str
     assert without.status_code == (422 if framework == "fastapi" else 202)
 
 
+async def test_what_cannot_be_taken_is_refused_with_a_reason(served: Served) -> None:
+    acme = {"x-tenant": "acme"}
+    for where in ("/orders", "/orders/in-thread"):
+        answer = await served.http.post(where, params={"number": "seven"}, json={"number": "seven"}, headers=acme)
+        assert answer.status_code == 422
+        assert "number" in answer.text
+    answer = await served.http.get("/runs/of-nobody", headers=acme)
+    assert answer.status_code == 404
+    assert "of-nobody" in answer.text
+
+
 async def test_sigterm_lets_running_work_end(served: Served, framework: str, tmp_path: Path) -> None:
     run = (await order(served, "/orders", 7, seconds=1.5, x_tenant="acme")).json()["run"]
     await served.until(run, "running")
