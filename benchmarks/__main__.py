@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 
+from benchmarks.command import parse
 from benchmarks.importing import measure_import
 from benchmarks.measuring import add_options, finish, measure, new_report, say, size_of
 from benchmarks.systems import OURS, ours
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=names, default=names, metavar="STORE")
     parser.add_argument("--processes", type=int, nargs="+", choices=(1, 2), default=[1])
     add_options(parser, workloads=[*WORKLOADS, IMPORT])
-    asked = parser.parse_args()
+    asked = parse(parser)
     report = new_report(asked.repeat)
     wanted = [
         system

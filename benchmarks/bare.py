@@ -14,6 +14,7 @@ import asyncio
 import time
 
 from actorjobs.cli.worker import run_on_uvloop
+from benchmarks.command import at_least_one, parse, positive
 
 WORK_MICROSECONDS = (0, 15, 30, 60)
 
@@ -42,10 +43,10 @@ def _occupy(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bare", description="Bound jobs that wait.")
-    parser.add_argument("--concurrency", type=int, default=100)
-    parser.add_argument("--wait", type=float, default=0.01, help="seconds that a job waits")
-    parser.add_argument("--runs", type=int, default=20_000)
-    asked = parser.parse_args()
+    parser.add_argument("--concurrency", type=at_least_one, default=100)
+    parser.add_argument("--wait", type=positive, default=0.01, help="seconds that a job waits")
+    parser.add_argument("--runs", type=at_least_one, default=20_000)
+    asked = parse(parser)
     for microseconds in WORK_MICROSECONDS:
         rate = run_on_uvloop(reached(asked.concurrency, asked.wait, asked.runs, microseconds / 1e6))
         ideal = rate * asked.wait / asked.concurrency

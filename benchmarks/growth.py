@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from actorjobs.clock import SystemClock
 from actorjobs.stores import open_store
 from benchmarks import machine, servers
+from benchmarks.command import at_least_one, parse, positive
 from benchmarks.many_runs import fill
 from benchmarks.measuring import say
 from benchmarks.plan import Demand
@@ -210,14 +211,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description="Measure growth.")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--stores", nargs="+", choices=(SQLITE, POSTGRESQL), default=[SQLITE, POSTGRESQL])
-    parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--finished", type=int, default=FINISHED)
-    parser.add_argument("--queues", type=int, default=QUEUES)
-    parser.add_argument("--open-seconds", type=float, default=OPEN_SECONDS)
-    parser.add_argument("--waiting", type=int, nargs=2, default=WAITING)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--runs", type=at_least_one, default=10_000)
+    parser.add_argument("--finished", type=at_least_one, default=FINISHED)
+    parser.add_argument("--queues", type=at_least_one, default=QUEUES)
+    parser.add_argument("--open-seconds", type=positive, default=OPEN_SECONDS)
+    parser.add_argument("--waiting", type=at_least_one, nargs=2, default=WAITING)
+    parser.add_argument("--repeat", type=at_least_one, default=3)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    asked = parse(parser)
     few, many = asked.waiting
     size = Size(asked.runs, asked.finished, asked.queues, asked.open_seconds, (few, many))
     rows: list[Row] = []

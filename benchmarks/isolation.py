@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import actorjobs as aj
+from benchmarks.command import at_least_one, parse
 
 
 @aj.job("bench:here")
@@ -52,5 +53,5 @@ async def main(runs: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=300)
-    asyncio.run(main(parser.parse_args().runs))
+    parser.add_argument("--runs", type=at_least_one, default=300)
+    asyncio.run(main(parse(parser).runs))

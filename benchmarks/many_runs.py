@@ -21,6 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import actorjobs as aj
+from benchmarks.command import at_least_one, parse
 from benchmarks.servers import drop_database, server_store
 
 CHUNK = 100_000
@@ -133,10 +134,10 @@ async def measure(name: str, store: str, runs: int) -> None:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.many_runs", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=at_least_one, default=1_000_000)
     parser.add_argument("--folder", default="/var/tmp")
     parser.add_argument("--only", choices=("sqlite", "postgresql"))
-    asked = parser.parse_args()
+    asked = parse(parser)
     if asked.only != "postgresql":
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
             await measure("sqlite", f"sqlite:///{folder}/many.db", asked.runs)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import machine, servers
+from benchmarks.command import at_least_one, positive
 from benchmarks.plan import CONCURRENCY
 from benchmarks.report import Measured, Report, render, shown
 from benchmarks.systems import System
@@ -25,12 +26,14 @@ def say(line: str) -> None:
 def add_options(parser: argparse.ArgumentParser, *, workloads: Sequence[str]) -> None:
     """What every program that measures workloads understands."""
     parser.add_argument("--workloads", nargs="+", choices=workloads, default=list(workloads), metavar="NAME")
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"of noop and io; fewer for slow systems ({RUNS:,})")
-    parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help=f"of noop and io ({CONCURRENCY})")
-    parser.add_argument("--latency-seconds", type=float, default=LATENCY_SECONDS)
-    parser.add_argument("--delayed", type=int, default=DELAYED_RUNS, help="runs of the workload delayed")
-    parser.add_argument("--retried", type=int, default=RETRIED_RUNS, help="runs of the workload retry")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--runs", type=at_least_one, default=RUNS, help=f"of noop and io; fewer for slow systems ({RUNS:,})"
+    )
+    parser.add_argument("--concurrency", type=at_least_one, default=CONCURRENCY, help=f"of noop and io ({CONCURRENCY})")
+    parser.add_argument("--latency-seconds", type=positive, default=LATENCY_SECONDS)
+    parser.add_argument("--delayed", type=at_least_one, default=DELAYED_RUNS, help="runs of the workload delayed")
+    parser.add_argument("--retried", type=at_least_one, default=RETRIED_RUNS, help="runs of the workload retry")
+    parser.add_argument("--repeat", type=at_least_one, default=3)
     parser.add_argument("--json", type=Path, help="also write everything that was measured to this file")
 
 

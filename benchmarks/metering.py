@@ -19,6 +19,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from pydantic import BaseModel
 
 import actorjobs as aj
+from benchmarks.command import at_least_one, parse
 
 
 class Nothing(BaseModel):
@@ -49,9 +50,9 @@ async def measure(runs: int, store: str, reader: InMemoryMetricReader | None) ->
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    parser.add_argument("--runs", type=at_least_one, default=5000)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    given = parse(parser)
     figures: dict[str, list[float]] = {"without an SDK": [], "with an SDK": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(given.rounds):

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command import parse
 from benchmarks.installing import ENVIRONMENTS, NotInstallable, install, is_installed, versions, why_missing
 from benchmarks.measuring import add_options, finish, measure, new_report, say, size_of
 from benchmarks.plan import ROOT
@@ -27,7 +28,7 @@ END = "<!-- end of table -->"
 
 
 def main() -> None:
-    asked = _parser().parse_args()
+    asked = parse(_parser())
     if asked.install:
         install_all(asked.systems)
         return

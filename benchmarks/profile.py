@@ -15,6 +15,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from benchmarks import servers
+from benchmarks.command import at_least_one, parse
 from benchmarks.measuring import say
 from benchmarks.plan import Demand
 from benchmarks.sampling import STAGES, VARIABLE, Samples
@@ -78,10 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description="Measure what stages cost.")
     systems = {system.name.removeprefix(f"{OURS} "): system for system in ours(1)}
     parser.add_argument("--systems", nargs="+", choices=systems, default=list(DEFAULT), metavar="STORE")
-    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--runs", type=at_least_one, default=RUNS)
     parser.add_argument("--functions", action="store_true", help="also the functions that most time was spent in")
-    asked = parser.parse_args()
+    asked = parse(parser)
     for name in asked.systems:
+        why = servers.missing((systems[name].store, systems[name].broker))
+        if why is not None:
+            say(f"{name}: SKIPPED, {why}")
+            continue
         with tempfile.TemporaryDirectory() as folder:
             found = profile(systems[name], asked.runs, Path(folder))
         say(table(found, asked.runs))

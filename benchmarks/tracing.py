@@ -29,6 +29,7 @@ import actorjobs as aj
 from actorjobs.cli.worker import run_on_uvloop, spare_the_collector
 from actorjobs.telemetry.setup import configure
 from benchmarks import spans
+from benchmarks.command import at_least_one, parse
 
 TOGETHER = 100
 GRPC_PORT = 14317
@@ -118,10 +119,10 @@ def main(asked: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=5000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--runs", type=at_least_one, default=5000)
+    parser.add_argument("--repeat", type=at_least_one, default=3)
     parser.add_argument("--wait", type=float, default=0.0, help="seconds that a job waits")
     parser.add_argument("--store", help="the address of a database of its own; its runs are left in it")
     parser.add_argument("--endpoint", help="of a collector that takes OTLP over gRPC")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
-    main(parser.parse_args())
+    main(parse(parser))

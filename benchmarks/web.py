@@ -26,6 +26,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks import servers
+from benchmarks.command import at_least_one, parse, positive
 from benchmarks.systems import POSTGRESQL, RABBITMQ
 from benchmarks.web_server import FRAMEWORKS
 from benchmarks.workloads import quantile
@@ -171,7 +172,7 @@ if __name__ == "__main__":
     parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
     parser.add_argument("--on", nargs="+", choices=STORES, default=("sqlite",))
     parser.add_argument("--in-thread", action="store_true", help="plain functions, which call dispatch_sync")
-    parser.add_argument("--rate", type=float, default=200.0)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--windows", type=int, default=7)
-    asyncio.run(main(parser.parse_args()))
+    parser.add_argument("--rate", type=positive, default=200.0)
+    parser.add_argument("--seconds", type=positive, default=3.0)
+    parser.add_argument("--windows", type=at_least_one, default=7)
+    asyncio.run(main(parse(parser)))
