@@ -138,6 +138,14 @@ def is_known_dead(worker: WorkerInfo) -> bool:
     return True
 
 
+def forget_lock(worker: WorkerInfo) -> None:
+    """Delete what a dead worker of this host has left behind. Nothing is deleted only because a database names it."""
+    path = Path(worker.lock_path or "")
+    if path.parent == lock_folder():
+        with suppress(OSError):
+            path.unlink()
+
+
 def new_worker(lock_path: Path) -> WorkerInfo:
     """Describe this process under the owner id that its lock file is named after."""
     return WorkerInfo(id=lock_path.stem, host=host_name(), boot_id=boot_id(), pid=os.getpid(), lock_path=str(lock_path))

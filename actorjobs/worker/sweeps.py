@@ -14,7 +14,7 @@ from actorjobs.codec import encode_error
 from actorjobs.lifecycle import LOSSES_UNTIL_SUSPECT, Ending, Standing, decide
 from actorjobs.model import ErrorInfo, Outcome, RunState, trace_id_of
 from actorjobs.ports import LostRun, Settlement, Store, Tracer, Trying
-from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, is_known_dead
+from actorjobs.worker.lease import DEAD_AFTER_SECONDS, Lease, forget_lock, is_known_dead
 from actorjobs.worker.tracing import attempt_before
 
 RESCUE_LIMIT = 500
@@ -38,9 +38,12 @@ async def rescue(
     if owner is not None and any(worker.id == owner and worker.is_dead for worker in workers):
         lease.end()
         on_lost(owner)
-    known_dead = [w.id for w in workers if not w.is_dead and w.id != owner and is_known_dead(w)]
+    fallen = [worker for worker in workers if worker.id != owner and is_known_dead(worker)]
+    known_dead = [worker.id for worker in fallen if not worker.is_dead]
     if lease.is_steady or known_dead:
         await store.declare_dead(DEAD_AFTER_SECONDS if lease.is_steady else NEVER, known_dead)
+    for worker in fallen:
+        forget_lock(worker)
     lost = await store.lost_runs(RESCUE_LIMIT)
     if not lost:
         return False

@@ -21,7 +21,7 @@ from actorjobs.ports import Demand, Fence, Hint, LostRun, Store, WorkerInfo
 from actorjobs.stores import SqlStore, open_store
 from actorjobs.worker import heartbeat, sweeps
 from actorjobs.worker.heartbeat import Heartbeat, OpenStore, beat_once, begin_lease
-from actorjobs.worker.lease import Lease, LockFile, boot_id, host_name, is_known_dead
+from actorjobs.worker.lease import Lease, LockFile, boot_id, host_name, is_known_dead, lock_folder
 from tests.worker.conftest import MakeRuntime
 
 
@@ -168,6 +168,28 @@ async def test_a_lock_file_proves_a_death_and_a_missing_one_nothing() -> None:
     copy.unlink()
     lock.release()
     assert not is_known_dead(worker)
+
+
+async def test_the_lock_file_of_a_dead_worker_is_deleted_and_no_other(store: SqlStore, tmp_path: Path) -> None:
+    left, elsewhere = lock_folder() / "tests-owner-2.lock", tmp_path / "tests-owner-3.lock"
+    alive = LockFile("tests-owner-4")
+    for path in (left, elsewhere, alive.path):
+        path.touch()
+        await store.join(
+            WorkerInfo(id=path.stem, host=host_name(), boot_id=boot_id(), pid=1, lock_path=str(path)),
+        )
+    try:
+        await sweeps.rescue(store, Lease(clock=aj.SystemClock()), lambda *_: None, lambda _owner: None)
+        assert not left.exists()
+        assert elsewhere.exists()
+        assert alive.path.exists()
+        assert {worker.id: worker.is_dead for worker in await store.workers()} == {
+            left.stem: True,
+            elsewhere.stem: True,
+            alive.path.stem: False,
+        }
+    finally:
+        alive.release()
 
 
 def lost(owner: str, run: str, losses: int) -> LostRun:
