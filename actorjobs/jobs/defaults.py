@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actorjobs.jobs.options import (
@@ -16,7 +16,7 @@ from actorjobs.jobs.options import (
 )
 from actorjobs.model import Envelope
 from actorjobs.retry import Duration, Retry
-from actorjobs.tracestate import Relation, Told, written
+from actorjobs.tracestate import Relation, read, written
 
 _NAMES = ("retry", "timeout", "expires_in", "retention", "tags", "trace")
 
@@ -63,7 +63,8 @@ class JobDefaults:
         given = self.given()
         if (retry := given.pop("retry", None)) is not None:
             given["max_attempts"] = retry.attempts
-        if (relation := given.pop("trace", None)) is not None:
-            given["tracestate"] = written(None, Told(relation))
+        relation: Relation | None = given.pop("trace", None)
         missing = {name: value for name, value in given.items() if name not in envelope.model_fields_set}
+        if relation is not None and (told := read(envelope.tracestate)).relation is None:
+            missing["tracestate"] = written(envelope.tracestate, replace(told, relation=relation))
         return envelope.model_copy(update=missing) if missing else envelope

@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec
 from pydantic import BaseModel
 from typing_extensions import TypeVar, Unpack
 
+from actorjobs import tracestate
 from actorjobs.errors import InvalidOption
 from actorjobs.jobs.current import current_trace, running_context
 from actorjobs.jobs.definition import Contract, envelope_fields
@@ -177,7 +178,10 @@ def build_envelope(
     contract: Contract, payload: Any, options: Mapping[str, Any], constructor_args: Mapping[str, Any] | None
 ) -> Envelope:
     """The envelope of a run: what the job declares, overlaid by checked options, in the tenant and trace at hand."""
-    values: dict[str, Any] = {**_trace(), **contract.template, **envelope_fields(options), "payload": payload}
+    trace = _trace()
+    values: dict[str, Any] = {**trace, **contract.template, **envelope_fields(options), "payload": payload}
+    if "tracestate" in trace and values["tracestate"] is not trace["tracestate"]:
+        values["tracestate"] = tracestate.written(trace["tracestate"], tracestate.read(values["tracestate"]))
     retry: Retry | None = options.get("retry")
     if retry is not None:
         values["retry"] = retry.to_json()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
 
+from actorjobs import tracestate
 from actorjobs.jobs.current import dispatching_in
 from actorjobs.telemetry.carrying import W3C, propagator
 
@@ -24,6 +25,8 @@ def within_trace_of(headers: Mapping[str, str]) -> Generator[None]:
     context = propagator().extract(headers)  # in whatever format this process is set to
     fields: dict[str, str] = {}
     W3C.inject(fields, context)
+    if (others := tracestate.foreign(fields.pop("tracestate", None))) is not None:
+        fields["tracestate"] = others  # how runs relate to their dispatch is not for a caller from outside to say
     token = attach(context)
     try:
         with dispatching_in(fields):

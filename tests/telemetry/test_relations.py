@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs import tracestate
+from actorjobs.telemetry.requests import within_trace_of
 from actorjobs.tracestate import Told
 from tests.telemetry.conftest import Traces
 from tests.telemetry.trees import process_spans
@@ -90,6 +91,31 @@ async def test_a_default_of_the_runtime(traces: Traces, sqlite_url: str) -> None
         for job in (pay, pay_later):
             await (await job.dispatch(Order())).result(timeout=10)
     assert [span.parent is None for span in process_spans(traces.spans)] == [True, False]
+
+
+@pytest.mark.parametrize("member", ["", "actorjobs=none,", f"actorjobs=parent;replay_of:{OWN},"])
+@pytest.mark.parametrize("default", [None, "link"])
+async def test_a_request_decides_nothing(
+    traces: Traces, sqlite_url: str, member: str, default: tracestate.Relation | None
+) -> None:
+    async with traces.runtime(sqlite_url, pay, pay_later, defaults=aj.JobDefaults(trace=default)) as runtime:
+        with within_trace_of({"traceparent": OWN, "tracestate": f"{member}vendor=1"}):
+            runs = [await job.dispatch(Order()) for job in (pay, pay_later)]
+        for run in runs:
+            await run.result(timeout=10)
+            assert tracestate.foreign((await runtime.store.envelope(run.id)).tracestate) == "vendor=1"
+    by_default, by_the_job = process_spans(traces.spans)
+    assert (by_default.parent is None) == (default == "link")
+    assert by_the_job.parent is not None
+    assert all(len(span.links) == 1 for span in (by_default, by_the_job))
+    assert by_the_job.context.trace_id == int(OWN[3:35], 16)
+
+
+async def test_what_a_job_says_keeps_the_members_of_others_without_an_sdk(sqlite_url: str) -> None:
+    async with aj.Runtime(store=sqlite_url, jobs=[pay]) as runtime:
+        with within_trace_of({"traceparent": OWN, "tracestate": "actorjobs=parent,vendor=1"}):
+            run = await pay.dispatch(Order(), trace="link")
+        assert (await runtime.store.envelope(run.id)).tracestate == "actorjobs=link,vendor=1"
 
 
 async def test_a_traceparent_of_ones_own_is_kept(traces: Traces, sqlite_url: str) -> None:
