@@ -36,7 +36,8 @@ from actorjobs.telemetry.metrics import (
 
 ROOT = Path(__file__).parents[2]
 TABLE_BEGINS, TABLE_ENDS = "<!-- table: written by make docs -->\n", "<!-- end of table -->\n"
-VARIABLES = {QUEUE_NAME: "$queue", MESSAGING_DESTINATION_NAME: "$queue", JOB_NAME: "$job"}
+VARIABLES = {QUEUE_NAME: "$queue", MESSAGING_DESTINATION_NAME: "(.*:q[.])?($queue)", JOB_NAME: "$job"}
+"""With RabbitMQ a destination is named as its queue there: `aj.v1:<namespace>:q.<queue>`."""
 INSTANCE = "instance"
 """Prometheus's own label: the process that was asked."""
 
