@@ -53,7 +53,6 @@ class Hint:
     traceparent: str | None = None
     tracestate: str | None = None
     baggage: str | None = None
-    """Only where it is at hand: the run's row has it."""
 
 
 @record

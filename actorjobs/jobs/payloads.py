@@ -32,9 +32,13 @@ class ModelPayload:
 
     @property
     def traced(self) -> Sequence[str]:
-        """The names of its fields that are marked with `Traced`."""
-        fields = {name: field for model in self._models for name, field in model.model_fields.items()}
-        return tuple(name for name, field in fields.items() if any(isinstance(mark, Traced) for mark in field.metadata))
+        """The names of its fields that are marked with `Traced`: of several models, in each that has such a field."""
+        marked: dict[str, bool] = {}
+        for model in self._models:
+            for name, field in model.model_fields.items():
+                is_marked = any(isinstance(mark, Traced) for mark in field.metadata)
+                marked[name] = marked.get(name, True) and is_marked
+        return tuple(name for name, is_marked in marked.items() if is_marked)
 
     def encode(self, value: object) -> Any:
         """The JSON value of an instance of the model, or of JSON from outside that fits it."""

@@ -283,7 +283,7 @@ def claim_of(row: Sequence[Any], owner: str) -> Claim:
     )
 
 
-HINT_COLUMNS = ("id", "seq", "job", "queue", "available_at", "priority", "traceparent", "tracestate")
+HINT_COLUMNS = ("id", "seq", "job", "queue", "available_at", "priority", "traceparent", "tracestate", "baggage")
 
 
 def hint_of(row: Sequence[Any], delay: float) -> Hint:
@@ -297,6 +297,7 @@ def hint_of(row: Sequence[Any], delay: float) -> Hint:
         priority=row[5],
         traceparent=row[6],
         tracestate=row[7],
+        baggage=row[8],
     )
 
 

@@ -68,7 +68,14 @@ def label(attribute: str) -> str:
     return attribute.replace(".", "_")
 
 
-_CLIENT = (names.MESSAGING_SYSTEM, names.MESSAGING_OPERATION_NAME, names.MESSAGING_DESTINATION_NAME, names.ERROR_TYPE)
+_CLIENT = (
+    names.MESSAGING_SYSTEM,
+    names.MESSAGING_OPERATION_NAME,
+    names.MESSAGING_DESTINATION_NAME,
+    names.SERVER_ADDRESS,
+    names.SERVER_PORT,
+    names.ERROR_TYPE,
+)
 _QUEUE = (names.QUEUE_NAME,)
 _JOB = (names.QUEUE_NAME, names.JOB_NAME)
 _RUN = (*_JOB, names.TENANT_ID)
@@ -85,7 +92,7 @@ OPERATION_DURATION = Metric(
     kind=Kind.HISTOGRAM,
     unit="s",
     about="How long a dispatch (send) took to be committed, or the outcome of an attempt (settle), one at a time",
-    attributes=_CLIENT,
+    attributes=(*_CLIENT, names.MESSAGING_OPERATION_TYPE),
     bounds=SECONDS,
 )
 CONSUMED = Metric(

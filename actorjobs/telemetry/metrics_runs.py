@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from actorjobs.codec import decode_error
 from actorjobs.lifecycle import TERMINAL
@@ -12,6 +13,7 @@ from actorjobs.ports import Accepted, Claim, Destination, Settlement
 from actorjobs.telemetry import metrics
 from actorjobs.telemetry.conventions import PROCESS, SEND
 from actorjobs.telemetry.metrics_meters import Meters
+from actorjobs.telemetry.tracing import FAILURES
 
 SETTLE = "settle"
 
@@ -30,7 +32,7 @@ class RunMetrics:
     def __init__(self, meters: Meters, *, destination: Destination, tenants: Collection[str] = ()) -> None:
         """`messaging.*` speaks of the same `destination` as spans do; `tenants` are those to be told of by name."""
         self._meters = meters
-        self._system, self._place = destination.system, destination.name
+        self._destination = destination
         self._tenants = frozenset(tenants)
 
     def begin(self, queue: str, job: str) -> None:
@@ -53,19 +55,19 @@ class RunMetrics:
             else:
                 new[envelope.queue] += 1
         for queue, count in new.items():
-            self._meters.count(metrics.SENT, (self._system, SEND, self._place(queue), None), count)
+            self._meters.count(metrics.SENT, self._of_client(SEND, queue), count)
         self._operation(SEND, _only_queue(envelopes), None, seconds)
 
     def not_sent(self, envelopes: Sequence[Envelope], error: BaseException, seconds: float) -> None:
         kind = type(error).__name__
         for queue, count in Counter(envelope.queue for envelope in envelopes).items():
-            self._meters.count(metrics.SENT, (self._system, SEND, self._place(queue), kind), count)
+            self._meters.count(metrics.SENT, self._of_client(SEND, queue, kind), count)
         self._operation(SEND, _only_queue(envelopes), kind, seconds)
 
     # attempts
 
     def started(self, claim: Claim) -> None:
-        self._meters.count(metrics.CONSUMED, (self._system, PROCESS, self._place(claim.queue), None))
+        self._meters.count(metrics.CONSUMED, self._of_client(PROCESS, claim.queue))
         waited = (claim.claimed_at - claim.available_at).total_seconds()
         self._meters.record(metrics.QUEUE_WAIT, max(waited, 0.0), self._run(claim.queue, claim.job, claim.tenant))
 
@@ -82,10 +84,10 @@ class RunMetrics:
             return
         run = self._run(queue, job, settlement.tenant)
         if settlement.taken is not None:
-            error = None if settlement.error is None else decode_error(settlement.error).name
+            told = settlement.error if settlement.outcome in FAILURES else None
+            error = None if told is None else decode_error(told).name
             self._meters.record(metrics.ATTEMPT_DURATION, settlement.taken, (*run, settlement.outcome.value, error))
-            processed = (self._system, PROCESS, self._place(queue), error)
-            self._meters.record(metrics.PROCESS_DURATION, settlement.taken, processed)
+            self._meters.record(metrics.PROCESS_DURATION, settlement.taken, self._of_client(PROCESS, queue, error))
         if settlement.outcome is Outcome.LOST:
             self._meters.count(metrics.LEASES_LOST, (queue, job))
         if state is RunState.RETRYING and settlement.decision.transition is Transition.RETRY:
@@ -112,8 +114,12 @@ class RunMetrics:
         return queue, job, tenant
 
     def _operation(self, operation: str, queue: str | None, error: str | None, seconds: float) -> None:
-        place = None if queue is None else self._place(queue)
-        self._meters.record(metrics.OPERATION_DURATION, seconds, (self._system, operation, place, error))
+        self._meters.record(metrics.OPERATION_DURATION, seconds, (*self._of_client(operation, queue, error), operation))
+
+    def _of_client(self, operation: str, queue: str | None, error: str | None = None) -> tuple[Any, ...]:
+        """What the conventions want to know, in the order of the metrics' attributes."""
+        to = self._destination
+        return to.system, operation, None if queue is None else to.name(queue), to.host, to.port, error
 
 
 def _only_queue(envelopes: Sequence[Envelope]) -> str | None:

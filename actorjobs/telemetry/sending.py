@@ -91,9 +91,13 @@ class Batch(_Told):
 
     def __init__(self, tracer: Tracer, describing: Describing, envelopes: Sequence[Envelope]) -> None:
         is_bulk = len(envelopes) >= BULK
-        created = [_start(tracer, describing, envelope, names.CREATE, is_bulk=is_bulk) for envelope in envelopes]
-        for span, _envelope in created:
-            span.end()
+        created: list[tuple[Span, Envelope]] = []
+        try:
+            for envelope in envelopes:
+                created.append(_start(tracer, describing, envelope, names.CREATE, is_bulk=is_bulk))
+        finally:
+            for span, _envelope in created:
+                span.end()
         kinds = {(envelope.job, envelope.queue) for envelope in envelopes}
         common = [describing.common(job, queue, names.SEND) for job, queue in kinds]
         alike = {key: value for key, value in common[0].items() if all(one.get(key) == value for one in common)}

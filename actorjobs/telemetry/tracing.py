@@ -60,7 +60,7 @@ class Tracing:
 
     def lost(self, run: LostRun, *, previous: Attempt | None = None) -> Trying:
         """See `Tracer`."""
-        creation = Creation(run.hint.traceparent, run.hint.tracestate)
+        creation = Creation(run.hint.traceparent, run.hint.tracestate, run.hint.baggage)
         return self._begin(run.hint.job, creation, lambda: self._describing.lost(run), previous, run.claimed_at)
 
     def carried(self) -> Mapping[str, str] | None:

@@ -45,6 +45,7 @@ class _Attempt:
 
     claim: Claim
     seat: Seat
+    received: float
     began: float
     trying: Trying | None = None
     traceparent: str = field(init=False)
@@ -103,7 +104,8 @@ class Performer:
 
     def hand_back(self, claim: Claim) -> asyncio.Future[RunState | None]:
         """Release a run that was claimed and not begun; the future is done once that is on record."""
-        attempt = _Attempt(claim=claim, seat=Seat("none"), began=self._clock.monotonic())
+        now = self._clock.monotonic()
+        attempt = _Attempt(claim=claim, seat=Seat("none"), received=now, began=now)
         released = self._recorded(attempt, Verdict(ending=Ending(outcome=Outcome.INTERRUPTED)))
         # Nothing was tried: what is known of its losses stays.
         decision = replace(released.decision, losses=claim.losses)
@@ -138,9 +140,10 @@ class Performer:
 
     async def _attempt_safely(self, claim: Claim, seat: Seat) -> Settlement:
         """An error of our own, or of a row that says nonsense, must end the run: released, it would come back."""
-        began = self._clock.monotonic()
+        received = self._clock.monotonic()
         trying = None if self._tracer is None else await self._traced(self._tracer, claim, seat)
-        attempt = _Attempt(claim=claim, seat=seat, began=began, trying=trying)
+        began = received if trying is None else self._clock.monotonic()  # as its span does
+        attempt = _Attempt(claim=claim, seat=seat, received=received, began=began, trying=trying)
         try:
             definition, ended = await self._attempt(attempt)
             return self._settlement(attempt, definition, ended)
@@ -187,7 +190,7 @@ class Performer:
         return definition, ended
 
     def _note_start(self, attempt: _Attempt) -> None:
-        attempt.started_after = self._clock.monotonic() - attempt.began
+        attempt.started_after = self._clock.monotonic() - attempt.received
 
     def _begin(self, claim: Claim, ctx: JobContext[Any], definition: Definition) -> Performance:
         is_isolated = self._crew is not None and definition.isolation is not None

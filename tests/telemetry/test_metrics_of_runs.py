@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import metrics as api
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import BaseModel
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
@@ -20,6 +24,7 @@ from actorjobs.clock import VirtualClock
 from actorjobs.ports import Demand, WorkerInfo
 from actorjobs.runtime import opened
 from actorjobs.telemetry.metrics import LONG_SECONDS, METRICS, SECONDS
+from actorjobs.worker import performer
 from tests.telemetry.measured import Measured
 
 MakeRuntime = Callable[..., aj.Runtime]
@@ -140,6 +145,45 @@ async def test_runs_that_are_canceled(make_runtime: MakeRuntime, measured: Measu
         ("test:endless", "canceled"): 1,
     }
     assert measured.values("actorjobs.attempt.duration", OUTCOME) == {"canceled": 1}
+
+
+async def test_what_is_asked_for_is_no_error(make_runtime: MakeRuntime, measured: Measured) -> None:
+    @aj.job("test:leaving", queue="work")
+    async def leaving(payload: Work) -> None:
+        raise aj.Cancel("nobody wants it")
+
+    async with make_runtime(leaving, snoozing):
+        with pytest.raises(aj.RunFailed):
+            await (await leaving.dispatch(Work())).result(timeout=10)
+        await (await snoozing.dispatch(Work())).result(timeout=10)
+    assert measured.values("actorjobs.attempt.duration", OUTCOME, "error.type") == {
+        ("canceled", None): 1,
+        ("snoozed", None): 1,
+        ("succeeded", None): 1,
+    }
+    assert set(measured.values("messaging.process.duration", "error.type")) == {None}
+
+
+async def test_an_attempt_takes_as_long_as_its_span(
+    make_runtime: MakeRuntime, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow_lookup(*_: Any) -> None:
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(performer, "attempt_before", slow_lookup)
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with make_runtime(work, tracer_provider=provider) as runtime:
+        run = await work.dispatch(Work(n=1))
+        await run.result(timeout=10)
+        accepted, attempts = await run.run(), await runtime.runs.attempts(run.id)
+    spans = [span for span in exporter.get_finished_spans() if span.name == "process test:work"]
+    told = sum((span.end_time or 0) - (span.start_time or 0) for span in spans) / 1e9
+    assert measured.sum("messaging.process.duration") == pytest.approx(told, abs=0.1)
+    assert measured.sum("actorjobs.attempt.duration") == measured.sum("messaging.process.duration")
+    assert len(spans) == 2
+    for attempt in attempts:  # what was looked up before it is not lost from the record
+        assert attempt.started_at >= accepted.inserted_at + timedelta(seconds=0.3)
 
 
 async def test_runs_that_expire_are_told_with_their_job(make_runtime: MakeRuntime, measured: Measured) -> None:

@@ -43,13 +43,20 @@ TREE = [
 ]
 
 
+@pytest.mark.parametrize("is_relayed", [False, True])
 async def test_a_message_carries_the_context_of_its_row(
-    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str
+    traces: Traces, sqlite_url: str, rabbitmq_server: str, namespace: str, is_relayed: bool
 ) -> None:
     options = {"broker": rabbitmq_server, "namespace": namespace}
     async with traces.runtime(sqlite_url, twice, **options).client() as runtime:
         token = context.attach(baggage.set_baggage("plan", "gold"))
-        run = await twice.options(trace="link").dispatch()
+        if is_relayed:
+            async with runtime.store.engine.begin() as tx:
+                run = await twice.options(trace="link", tx=tx).dispatch()
+            while not await runtime.broker.repair(["work"]):
+                await asyncio.sleep(0.05)
+        else:
+            run = await twice.options(trace="link").dispatch()
         context.detach(token)
         asked = await runtime.store.envelope(run.id)
         async with asyncio.timeout(10):
@@ -85,8 +92,12 @@ async def test_metrics_speak_of_the_same_place_as_spans(
         await run.result(timeout=20)
     place = (traces.spans[0].attributes or {})["messaging.destination.name"]
     assert place == Topology(namespace).work_queue("work")
+    server = (traces.spans[0].attributes or {})["server.address"], (traces.spans[0].attributes or {})["server.port"]
     for name in ("client.sent.messages", "client.consumed.messages", "client.operation.duration", "process.duration"):
         assert set(measured.values(f"messaging.{name}", "messaging.destination.name")) == {place}, name
+        assert set(measured.values(f"messaging.{name}", "server.address", "server.port")) == {server}, name
+    kinds = "messaging.operation.name", "messaging.operation.type"
+    assert set(measured.values("messaging.client.operation.duration", *kinds)) == {("send",) * 2, ("settle",) * 2}
 
 
 async def test_no_message_goes_by_what_the_instrumentor_of_aio_pika_wraps(

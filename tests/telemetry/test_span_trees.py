@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import actorjobs as aj
 from actorjobs.clock import VirtualClock
+from actorjobs.model import Envelope
 from actorjobs.ports import Demand, WorkerInfo
+from actorjobs.telemetry.describing import Attributes, Describing
 from tests.contract.databases import Stores
 from tests.telemetry.conftest import Traces
 from tests.telemetry.trees import process_spans
@@ -233,6 +235,24 @@ async def test_a_batch(traces: Traces, sqlite_url: str) -> None:
     assert sending.kind is trace.SpanKind.CLIENT
     assert (sending.attributes or {})["messaging.batch.message_count"] == 2
     assert "actorjobs.run.id" not in (sending.attributes or {})
+
+
+async def test_a_batch_that_cannot_be_traced_leaves_no_span_open(
+    traces: Traces, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = Describing.dispatch
+
+    def dispatch(self: Describing, envelope: Envelope, operation: str) -> Attributes:
+        if envelope.tenant == "odd":
+            raise ValueError("cannot be told")
+        return described(self, envelope, operation)
+
+    monkeypatch.setattr(Describing, "dispatch", dispatch)
+    async with traces.runtime(sqlite_url, mail).client() as runtime:
+        envelopes = [mail.envelope(Mail()), mail.envelope(Mail(), tenant="odd"), mail.envelope(Mail())]
+        handles = await runtime.dispatch_many(envelopes)
+        assert len({handle.id for handle in handles}) == 3
+    assert [span.name for span in traces.spans] == ["create mail"]
 
 
 async def test_of_a_crowd_each_has_a_trace_of_its_own(traces: Traces, sqlite_url: str) -> None:

@@ -404,6 +404,7 @@ class Hinting(StoreSetting):
 
     async def test_a_hint_is_staged_when_its_time_has_come(self, hinted: Store, travel: Travel) -> None:
         asked = envelope(priority=7, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", tracestate="v=1", delay=60)
+        asked = asked.model_copy(update={"baggage": "plan=gold"})
         await accepted(hinted, asked)
         await travel(PUBLISH_GRACE_SECONDS - 0.000_001)
         assert list(await hinted.stage(10)) == []
@@ -418,6 +419,7 @@ class Hinting(StoreSetting):
             priority=7,
             traceparent=asked.traceparent,
             tracestate="v=1",
+            baggage="plan=gold",
         )
 
     async def test_a_staged_hint_is_promised_to_one(self, hinted: Store, hinted_twin: Store, travel: Travel) -> None:
