@@ -1,6 +1,7 @@
 """The server that `benchmarks.web` asks: `python -m benchmarks.web_server FRAMEWORK PORT`.
 
-Each framework has the same four endpoints: that dispatch or do not, on the event loop or in a thread.
+Each framework has the same four endpoints: that dispatch or do not, on the event loop or in a thread. All requests go
+through the middleware for tenants and traces.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import actorjobs as aj
-from actorjobs.integrations.aiohttp import cleanup_ctx
-from actorjobs.integrations.starlette import lifespan
+from actorjobs.integrations.aiohttp import cleanup_ctx, tenant_middleware, trace_middleware
+from actorjobs.integrations.starlette import TenantMiddleware, TraceMiddleware, lifespan
 
 FRAMEWORKS = ("starlette", "fastapi", "aiohttp")
 
@@ -43,6 +45,10 @@ def dispatch_in_thread() -> str:
     return work.dispatch_sync("ada@example.org", "Welcome to the shop").id
 
 
+def tenant_of(request: HTTPConnection | web.Request) -> str | None:
+    return request.headers.get("x-tenant")
+
+
 ON_LOOP = {"/plain": plain, "/dispatch": dispatch}
 IN_THREAD = {"/plain-thread": plain_in_thread, "/dispatch-thread": dispatch_in_thread}
 
@@ -55,11 +61,14 @@ def starlette_app(runtime: aj.Runtime) -> Starlette:
         return PlainTextResponse(IN_THREAD[request.url.path]())
 
     routes = [*(Route(path, on_loop) for path in ON_LOOP), *(Route(path, in_thread) for path in IN_THREAD)]
-    return Starlette(routes=routes, lifespan=lifespan(runtime))
+    middleware = [Middleware(TraceMiddleware), Middleware(TenantMiddleware, resolve=tenant_of)]
+    return Starlette(routes=routes, lifespan=lifespan(runtime), middleware=middleware)
 
 
 def fastapi_app(runtime: aj.Runtime) -> FastAPI:
     app = FastAPI(lifespan=lifespan(runtime))
+    app.add_middleware(TenantMiddleware, resolve=tenant_of)
+    app.add_middleware(TraceMiddleware)
     for path, endpoint in {**ON_LOOP, **IN_THREAD}.items():
         app.get(path)(endpoint)
     return app
@@ -72,7 +81,7 @@ def aiohttp_app(runtime: aj.Runtime) -> web.Application:
     async def in_thread(request: web.Request) -> web.Response:
         return web.Response(text=await asyncio.to_thread(IN_THREAD[request.path]))
 
-    app = web.Application()
+    app = web.Application(middlewares=[trace_middleware, tenant_middleware(tenant_of)])
     app.add_routes(web.get(path, on_loop) for path in ON_LOOP)
     app.add_routes(web.get(path, in_thread) for path in IN_THREAD)
     app.cleanup_ctx.append(cleanup_ctx(runtime))

@@ -1,8 +1,8 @@
 """Orders over HTTP with FastAPI, confirmed by workers: this process only dispatches.
 
-Run both, each in a terminal, then order something:
-    python examples/web_fastapi.py
-    cd examples && actorjobs worker web_fastapi:runtime
+Run both in this folder (where the default store, a file, is made), each in a terminal, then order something:
+    python web_fastapi.py
+    actorjobs worker web_fastapi:runtime
     curl -X POST localhost:8000/orders -H 'x-tenant: acme' -H 'content-type: application/json' -d '{"number": 7}'
 """
 
