@@ -201,6 +201,35 @@ async def test_a_consumer_that_is_begun_anew_loses_and_doubles_nothing(
     assert "ended the consumer" not in caplog.text
 
 
+async def test_what_has_ended_is_not_kept_because_of_a_long_run_before_it(serve: Serve, gate: Gate) -> None:
+    worker = await serve(4)
+    consumer = consumer_of(worker)
+    await wait.dispatch()
+    await until(lambda: len(gate.started) == 1)
+    for handle in await worker.dispatch_many([quick.envelope() for _ in range(200)]):
+        await handle.result(timeout=20)
+    await until(lambda: len(consumer._attached) == 1)
+
+
+async def test_long_runs_of_a_lost_channel_are_counted_once(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await serve(3)
+    consumer = consumer_of(worker)
+    handles = [await wait.dispatch() for _ in range(2)]
+    await until(lambda: len(gate.started) == 2)
+    consumer.consume_again()
+    await until(lambda: consumer.statistics()["without_message"] == 2)
+    monkeypatch.setattr(consumer, "_ack_within", 0.3)
+    await asyncio.sleep(1.0)
+    assert consumer.statistics()["without_message"] == 2
+    gate.is_open.set()
+    for handle in handles:
+        await handle.result(timeout=10)
+    assert consumer.statistics()["without_message"] == 0
+    await until(lambda: consumer.prefetch >= 3)
+
+
 async def test_a_delivery_is_settled_once_however_often_that_is_said(link: Link, topology: Topology) -> None:
     channel = await link.channel()
     queue = (await channel.queue_declare(exclusive=True)).queue or ""

@@ -76,14 +76,13 @@ class Sink(Protocol):
 class RabbitDelivery:
     """A run that was claimed for a hint."""
 
-    __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached", "is_over")
+    __slots__ = ("_consumer", "claim", "claimed_at", "held", "is_detached")
 
     def __init__(self, claim: Claim, held: Held, consumer: RabbitConsumer, claimed_at: float) -> None:
         self.claim = claim
         self.held = held
         self.claimed_at = claimed_at
         self.is_detached = False
-        self.is_over = False
         self._consumer = consumer
 
     @property
@@ -94,7 +93,6 @@ class RabbitDelivery:
         self._consumer.ended(self)
 
     def ack(self) -> None:
-        self.is_over = True
         self.held.ack()
         self._consumer.settled(self)
 
@@ -135,7 +133,8 @@ class RabbitConsumer:
         self._bids = set[asyncio.Task[None]]()
         self._claimed: list[RabbitDelivery] = []
         self._in_hand: set[RabbitDelivery] = set()
-        self._attached: deque[RabbitDelivery] = deque()
+        self._attached: dict[RabbitDelivery, None] = {}
+        """Those whose messages are not settled yet, the oldest first."""
         self._detached = 0
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
@@ -271,7 +270,7 @@ class RabbitConsumer:
         if held.is_void:  # since it was asked for
             self._detach(delivery)
         else:
-            self._attached.append(delivery)
+            self._attached[delivery] = None
         self._on_claimed(claim)
         times = self._newest.setdefault(claim.priority, [])
         moment = max(claim.inserted_at, claim.available_at)
@@ -344,6 +343,7 @@ class RabbitConsumer:
     def settled(self, delivery: RabbitDelivery) -> None:
         """The delivery's run is settled."""
         self.ended(delivery)
+        self._attached.pop(delivery, None)
         self._no_suspect(delivery.held)
 
     def recall(self) -> None:
@@ -481,11 +481,11 @@ class RabbitConsumer:
 
     def _look_after(self, now: float) -> None:
         """Acknowledge what has been running for long; give back what nobody has room for."""
-        while self._attached and (self._attached[0].is_over or now - self._attached[0].claimed_at >= self._ack_within):
-            delivery = self._attached.popleft()
-            if delivery in self._in_hand:
-                self._detach(delivery)
-            delivery.held.ack()
+        while (oldest := next(iter(self._attached), None)) and now - oldest.claimed_at >= self._ack_within:
+            if oldest in self._in_hand:
+                self._detach(oldest)
+            self._attached.pop(oldest, None)
+            oldest.held.ack()
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
         is_wanted = self._is_asking and self._may_claim
         if not is_wanted and self._ready and now - self._ready[0].since >= patience:
@@ -507,6 +507,7 @@ class RabbitConsumer:
         """From now on its place is taken by a run without a message."""
         delivery.is_detached = True
         self._detached += 1
+        self._attached.pop(delivery, None)
 
     def _forget(self, settler: Settler) -> None:
         """The channel is gone: the broker delivers again whatever was unsettled on it. What runs goes on."""
