@@ -716,6 +716,12 @@ class Broker(Protocol):
         ...
 
     @property
+    def connection(self) -> Any:
+        """The driver's connection that hints go out by, for what an application does with the broker itself, on
+        channels of its own; None while there is none. It may be another one after the next fault."""
+        ...
+
+    @property
     def sweeps(self) -> Sequence[Sweep]:
         """Duties of its own that a worker is to see to."""
         ...

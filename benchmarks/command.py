@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 
 _ENDED_BY_SIGNAL = 128
 
@@ -22,6 +23,27 @@ def at_least_one(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{word}: one is the least")
     return number
+
+
+def not_negative(word: str) -> float:
+    """So many seconds, or none."""
+    return float(word) if word in ("0", "0.0") else positive(word)
+
+
+def new_file(word: str) -> Path:
+    """A file that can be written once all is measured."""
+    path = Path(word)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{word}: no file can be written there")
+    return path
+
+
+def old_file(word: str) -> Path:
+    """A file that is there."""
+    path = Path(word)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{word}: there is no such file")
+    return path
 
 
 def positive(word: str) -> float:

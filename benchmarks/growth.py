@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from actorjobs.clock import SystemClock
 from actorjobs.stores import open_store
 from benchmarks import machine, servers
-from benchmarks.command import at_least_one, parse, positive
+from benchmarks.command import at_least_one, new_file, parse, positive
 from benchmarks.many_runs import fill
 from benchmarks.measuring import say
 from benchmarks.plan import Demand
@@ -203,8 +203,9 @@ def measure(rows: Sequence[str], stores: Sequence[str], size: Size, repeat: int)
                 continue
             try:
                 yield ROWS[row](system, size, repeat)
-            except TrialFailed as error:
-                say(f"{row}, {system.name}: FAILED, {error}")
+            except Exception as error:
+                why = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
+                say(f"{row}, {system.name}: FAILED, {why}")
 
 
 def main() -> None:
@@ -217,17 +218,18 @@ def main() -> None:
     parser.add_argument("--open-seconds", type=positive, default=OPEN_SECONDS)
     parser.add_argument("--waiting", type=at_least_one, nargs=2, default=WAITING)
     parser.add_argument("--repeat", type=at_least_one, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=new_file)
     asked = parse(parser)
     few, many = asked.waiting
     size = Size(asked.runs, asked.finished, asked.queues, asked.open_seconds, (few, many))
+    origin = {"when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "machine": machine.described(), "size": asdict(size)}
     rows: list[Row] = []
     for row in measure(asked.rows, asked.stores, size, asked.repeat):
         say(str(row))
         rows.append(row)
-    if asked.json is not None:
-        found = {"machine": machine.described(), "rows": [asdict(row) for row in rows]}
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if asked.json is not None:
+            found = origin | {"rows": [asdict(one) for one in rows]}
+            asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -122,10 +122,17 @@ def _status(pid: int, name: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
+def _value(file: str, name: str) -> str:
+    lines = (line.partition(":") for line in _lines(Path(file)))
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "unknown")
+
+
 def described() -> dict[str, Any]:
     """What a reader must know of the machine to make sense of figures."""
     return {
         "cores": os.cpu_count(),
+        "processor": _value("/proc/cpuinfo", "model name"),
+        "memory": _value("/proc/meminfo", "MemTotal"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load": [round(value, 2) for value in os.getloadavg()],

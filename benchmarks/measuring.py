@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import machine, servers
-from benchmarks.command import at_least_one, positive
+from benchmarks.command import at_least_one, new_file, positive
 from benchmarks.plan import CONCURRENCY
 from benchmarks.report import Measured, Report, render, shown
 from benchmarks.systems import System
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser, *, workloads: Sequence[str]) ->
     parser.add_argument("--delayed", type=at_least_one, default=DELAYED_RUNS, help="runs of the workload delayed")
     parser.add_argument("--retried", type=at_least_one, default=RETRIED_RUNS, help="runs of the workload retry")
     parser.add_argument("--repeat", type=at_least_one, default=3)
-    parser.add_argument("--json", type=Path, help="also write everything that was measured to this file")
+    parser.add_argument("--json", type=new_file, help="also write everything that was measured to this file")
 
 
 def size_of(asked: argparse.Namespace) -> Size:
@@ -51,14 +51,19 @@ def new_report(repeats: int) -> Report:
     return Report(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", machine.described(), repeats)
 
 
-def measure(systems: Sequence[System], workloads: Sequence[str], size: Size, report: Report) -> None:
-    """All repeats of all workloads, into the report. A trial that fails is on record and ends nothing else."""
+def measure(
+    systems: Sequence[System], workloads: Sequence[str], size: Size, report: Report, path: Path | None = None
+) -> None:
+    """All repeats of all workloads, into the report, and after each trial into the file. One that fails is on record
+    and ends nothing else."""
     present = [system for system in systems if not _is_skipped(system, report)]
     for workload in workloads:
         for repeat in range(1, report.repeats + 1):
             for system in present:
                 if workload not in system.lacks:
                     report.measured.append(_measured(system, workload, repeat, size))
+                    if path is not None:
+                        path.write_text(report.to_json(), encoding="utf-8")
 
 
 def _is_skipped(system: System, report: Report) -> bool:
@@ -72,9 +77,10 @@ def _is_skipped(system: System, report: Report) -> bool:
 def _measured(system: System, workload: str, repeat: int, size: Size) -> Measured:
     try:
         figures = WORKLOADS[workload].measure(system, size)
-    except TrialFailed as error:
-        say(f"{workload} {repeat} {system.name}: FAILED, {error}")
-        return Measured(system.name, workload, repeat, {}, str(error))
+    except Exception as error:
+        why = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
+        say(f"{workload} {repeat} {system.name}: FAILED, {why}")
+        return Measured(system.name, workload, repeat, {}, why)
     known = [metric for metric in WORKLOADS[workload].metrics if metric.name in figures]
     line = "  ".join(f"{metric.name} {shown([figures[metric.name]], metric.digits)}" for metric in known)
     say(f"{workload} {repeat} {system.name}: {line}  (load {os.getloadavg()[0]:.1f})")
@@ -83,7 +89,8 @@ def _measured(system: System, workload: str, repeat: int, size: Size) -> Measure
 
 def finish(report: Report, path: Path | None) -> None:
     """Print the tables, and write the file if one is wanted."""
-    say("\n" + render(report))
+    if report.measured or report.skipped:
+        say("\n" + render(report))
     if path is not None:
         path.write_text(report.to_json(), encoding="utf-8")
         say(f"\nwritten to {path}")

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.command import parse
+from benchmarks.command import old_file, parse
 from benchmarks.installing import ENVIRONMENTS, NotInstallable, install, is_installed, versions, why_missing
 from benchmarks.measuring import add_options, finish, measure, new_report, say, size_of
 from benchmarks.plan import ROOT
@@ -35,9 +34,9 @@ def main() -> None:
     if asked.stored is None:
         report = new_report(asked.repeat)
         note_environments(asked.systems, report)
-        measure(asked.systems, asked.workloads, size_of(asked), report)
+        measure(asked.systems, asked.workloads, size_of(asked), report, asked.json)
     else:
-        report = Report.load(asked.stored)
+        report = Report.load(*asked.stored)
     finish(report, asked.json)
     if asked.write:
         README.write_text(replaced(README.read_text(encoding="utf-8"), render(report)), encoding="utf-8")
@@ -50,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", nargs="+", type=_system, default=default, metavar="NAME", help=", ".join(SYSTEMS))
     add_options(parser, workloads=list(WORKLOADS))
     parser.add_argument("--install", action="store_true", help="make the environments of the peers in .bench/")
-    parser.add_argument("--from", dest="stored", type=Path, metavar="FILE", help="measure nothing: take this file")
+    parser.add_argument(
+        "--from", dest="stored", type=old_file, nargs="+", metavar="FILE", help="measure nothing: take these files"
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into benchmarks/README.md")
     return parser
 

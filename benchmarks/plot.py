@@ -10,9 +10,9 @@ import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from xml.sax.saxutils import escape
 
+from benchmarks.command import new_file, old_file, parse
 from benchmarks.report import Report
 
 WIDTH = 860
@@ -81,8 +81,8 @@ def _group_height() -> int:
 
 
 def _origin(report: Report) -> str:
-    machine = report.machine
-    return f"{report.when}, {machine['cores']} cores, Python {machine['python']}, medians of {report.runs} runs"
+    machine, repeats = report.machine, report.repeats_of("noop")
+    return f"{report.when}, {machine['cores']} cores, Python {machine['python']}, medians of {repeats} runs"
 
 
 def _legend() -> Iterator[str]:
@@ -121,9 +121,9 @@ def _round_up(value: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description="Draw what --json wrote.")
-    parser.add_argument("report", type=Path, metavar="FILE.json")
-    parser.add_argument("chart", type=Path, metavar="OUT.svg")
-    asked = parser.parse_args()
+    parser.add_argument("report", type=old_file, metavar="FILE.json")
+    parser.add_argument("chart", type=new_file, metavar="OUT.svg")
+    asked = parse(parser)
     asked.chart.write_text(chart(Report.load(asked.report)), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,20 @@ class Report:
         return cls(**stored, measured=measured)
 
     @classmethod
-    def load(cls, path: Path) -> Report:
-        return cls.from_json(path.read_text(encoding="utf-8"))
+    def load(cls, *paths: Path) -> Report:
+        """Of several files, what all of them measured: the repeats of each are counted on from those before it."""
+        reports = [cls.from_json(path.read_text(encoding="utf-8")) for path in paths]
+        whole = reports[0]
+        for report in reports[1:]:
+            before = {name: whole.repeats_of(name) for name in whole.workloads()}
+            whole.measured += [replace(one, repeat=one.repeat + before.get(one.workload, 0)) for one in report.measured]
+            whole.skipped = {**report.skipped, **whole.skipped}
+            whole.versions |= report.versions
+            whole.when = f"{whole.when.partition(' to ')[0]} to {report.when}"
+        return whole
+
+    def repeats_of(self, workload: str) -> int:
+        return max((one.repeat for one in self.measured if one.workload == workload), default=0)
 
     def systems(self, workload: str) -> list[str]:
         """Those that this workload was tried with, in the order of their first repeat."""
@@ -61,7 +73,7 @@ class Report:
     @property
     def runs(self) -> str:
         """How many repeats there are of each: "3", or "3 to 9" where reports of several sessions were put together."""
-        counts = {max(one.repeat for one in self.measured if one.workload == name) for name in self.workloads()}
+        counts = {self.repeats_of(name) for name in self.workloads()} or {self.repeats}
         return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
     def workloads(self) -> list[str]:
@@ -131,7 +143,7 @@ def _origin(report: Report) -> str:
     machine = report.machine
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
-        f"{report.when}, {machine['cores']} cores, Python {machine['python']}, {machine['system']}, load at the start "
+        f"{report.when}, {machine['cores']} cores ({machine.get('processor', 'unknown')}), Python {machine['python']}, {machine['system']}, load at the start "
         f"{machine['load'][0]}." + (f" Versions: {versions}." if versions else "")
     )
 

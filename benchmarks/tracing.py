@@ -29,7 +29,7 @@ import actorjobs as aj
 from actorjobs.cli.worker import run_on_uvloop, spare_the_collector
 from actorjobs.telemetry.setup import configure
 from benchmarks import spans
-from benchmarks.command import at_least_one, parse
+from benchmarks.command import at_least_one, not_negative, parse
 
 TOGETHER = 100
 GRPC_PORT = 14317
@@ -48,7 +48,7 @@ async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
     spare_the_collector()
     async with aj.Runtime(store=store, jobs=[traced]).client():
         began = time.perf_counter()
-        await asyncio.gather(*(_dispatch(runs // TOGETHER, wait) for _ in range(TOGETHER)))
+        await asyncio.gather(*(_dispatch(-(-runs // TOGETHER), wait) for _ in range(TOGETHER)))
         dispatch = time.perf_counter() - began
     began = time.perf_counter()
     async with aj.Runtime(store=store, jobs=[traced], queues={"default": 100}) as runtime:
@@ -58,7 +58,7 @@ async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
             calm = calm + 1 if runtime.is_at_rest else 0
         drain = time.perf_counter() - began
     telemetry.close()
-    count = runs // TOGETHER * TOGETHER
+    count = -(-runs // TOGETHER) * TOGETHER
     return {"dispatch": count / dispatch, "drain": count / drain, "end to end": count / (dispatch + drain)}
 
 
@@ -121,7 +121,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=at_least_one, default=5000)
     parser.add_argument("--repeat", type=at_least_one, default=3)
-    parser.add_argument("--wait", type=float, default=0.0, help="seconds that a job waits")
+    parser.add_argument("--wait", type=not_negative, default=0.0, help="seconds that a job waits")
     parser.add_argument("--store", help="the address of a database of its own; its runs are left in it")
     parser.add_argument("--endpoint", help="of a collector that takes OTLP over gRPC")
     parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)

@@ -28,6 +28,7 @@ STUCK_SECONDS = 60.0
 """Without a run's end for so long, a trial has failed."""
 STOP_SECONDS = 4.0
 PREPARE_SECONDS = 300.0
+PRODUCE_SECONDS = 900.0
 WARM_RUNS = 200
 CALM_SECONDS = 0.5
 _POLL_SECONDS = 0.005
@@ -107,9 +108,9 @@ class Trial:
 
     def produce(self, demand: Demand) -> Produced:
         """Have a producer dispatch this, and wait until all is accepted."""
-        return Produced(**json.loads(self._run("produce", demand.to_json()).splitlines()[-1]))
+        return Produced(**json.loads(self._run("produce", demand.to_json(), timeout=PRODUCE_SECONDS).splitlines()[-1]))
 
-    def _run(self, command: str, *more: str, timeout: float | None = None) -> str:
+    def _run(self, command: str, *more: str, timeout: float) -> str:
         arguments = [self._python, "-m", "benchmarks.child", command, self.system.module, *more]
         try:
             done = subprocess.run(

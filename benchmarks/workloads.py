@@ -114,10 +114,12 @@ def drained(trial: Trial, runs: int, *more: str) -> Figures:
 
 def _end_to_end(trial: Trial, runs: int) -> Figures:
     trial.warm_up()
-    already = trial.recording.count()
+    already, before = trial.recording.count(), trial.cpu()
     produced = trial.produce(Demand(job="noop", count=runs))
     trial.until(already + runs)
-    return {"end to end/s": runs / (max(run.finished for run in trial.recording.runs()) - produced.began)}
+    costs = trial.costs(before, runs) | {"producer µs": produced.cpu / runs * 1e6}
+    rate = runs / (max(run.finished for run in trial.recording.runs()) - produced.began)
+    return {"end to end/s": rate} | {f"end to end {name}": cost for name, cost in costs.items()}
 
 
 def _lateness(system: System, demand: Demand) -> Figures:

@@ -101,6 +101,10 @@ class EmbeddedBroker:
         return all(consumer.is_idle for consumer in self._consumers.values())
 
     @property
+    def connection(self) -> None:
+        return None
+
+    @property
     def health(self) -> Mapping[str, str]:
         return {}
 

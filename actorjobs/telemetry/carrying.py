@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags,
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from actorjobs import tracestate
-from actorjobs.model import Attempt
+from actorjobs.model import Attempt, trace_id_of
 from actorjobs.telemetry import conventions as names
 
 logger = logging.getLogger("actorjobs.telemetry")
@@ -119,9 +119,11 @@ def links_told(told: tracestate.Told) -> list[Link]:
     return [link(to, kind) for kind, to in found if to is not None]
 
 
-def link_to_attempt(attempt: Attempt | None) -> Sequence[Link]:
-    """A link to the span of the attempt before, where there was one with a span."""
+def link_to_attempt(attempt: Attempt | None, creation: str | None) -> Sequence[Link]:
+    """A link to the span of the attempt before, where there was one with a span. Whether that was sampled the record
+    does not say: in the trace of its dispatch it was if that was."""
     if attempt is None or attempt.span_id is None or attempt.trace_id is None:
         return ()
-    before = remote(f"00-{attempt.trace_id}-{attempt.span_id}-01")
+    flags = creation[-2:] if creation and trace_id_of(creation) == attempt.trace_id else "01"
+    before = remote(f"00-{attempt.trace_id}-{attempt.span_id}-{flags}")
     return () if before is None else (link(before, names.LINK_PREVIOUS_ATTEMPT),)

@@ -87,7 +87,7 @@ class Tracing:
                 context=around,
                 kind=SpanKind.CONSUMER,
                 attributes=attributes(),
-                links=[*creation.links, *link_to_attempt(previous)],
+                links=[*creation.links, *link_to_attempt(previous, creation.traceparent)],
                 start_time=None if since is None else int(since.timestamp() * 1e9),
             )
         except Exception:

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import aio_pika
 import pytest
 
 import actorjobs as aj
@@ -309,3 +310,25 @@ async def test_a_fleet_does_not_come_back_all_at_once(proxy: Proxy) -> None:
     assert len(came) >= 40
     assert busiest <= 15
     assert came[-1] - came[0] > 1.0
+
+
+async def test_an_application_may_use_the_connection_too(rabbitmq_server: str, options: dict[str, Any]) -> None:
+    async with aj.Runtime(broker=rabbitmq_server, **options) as runtime:
+        async with asyncio.timeout(10):
+            while runtime.broker.connection is None:
+                await asyncio.sleep(0.01)
+        channel = await runtime.broker.connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        for number in range(20):
+            run = await runtime.dispatch(quick)
+            await channel.default_exchange.publish(aio_pika.Message(b"of mine"), routing_key=queue.name)
+            await run.result(timeout=20)
+            message = await queue.get(timeout=10)
+            assert message.body == b"of mine", number
+            await message.ack()
+        await channel.close()
+        run = await runtime.dispatch(quick)
+        await run.result(timeout=20)
+        assert runtime.health == {}
+    async with aj.Runtime(**options).client() as client:
+        assert client.broker.connection is None

@@ -15,6 +15,8 @@ from dataclasses import asdict
 from random import Random
 from typing import Any
 
+from aio_pika.abc import AbstractConnection
+
 from actorjobs.actors import Background
 from actorjobs.brokers.rabbitmq import control
 from actorjobs.brokers.rabbitmq.address import Address
@@ -117,6 +119,11 @@ class RabbitBroker:
         wrong |= {f"queue {queue}": "RabbitMQ does not confirm its messages" for queue in self.publisher.stalled}
         consumers = self._consumers.values()
         return wrong | {f"queue {one.queue}": one.problem for one in consumers if one.problem is not None}
+
+    @property
+    def connection(self) -> AbstractConnection | None:
+        link = self._publishing.link
+        return None if link is None else link.connection
 
     def statistics(self) -> dict[str, Any]:
         """Figures since the start: hints out and in, connections, and what is on its way now."""

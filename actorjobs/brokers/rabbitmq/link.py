@@ -116,6 +116,11 @@ class Link:
         raise kind("; ".join(map(str, problems)))
 
     @property
+    def connection(self) -> aio_pika.abc.AbstractConnection:
+        """The driver's own."""
+        return self._outer
+
+    @property
     def version(self) -> str:
         """The broker's version."""
         properties: Any = self._connection.server_properties
