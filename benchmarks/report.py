@@ -140,11 +140,12 @@ def render(report: Report) -> str:
 
 
 def _origin(report: Report) -> str:
-    machine = report.machine
+    of = report.machine
+    processor = of.get("processor", "unknown")
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return (
-        f"{report.when}, {machine['cores']} cores ({machine.get('processor', 'unknown')}), Python {machine['python']}, {machine['system']}, load at the start "
-        f"{machine['load'][0]}." + (f" Versions: {versions}." if versions else "")
+        f"{report.when}, {of['cores']} cores ({processor}), Python {of['python']}, {of['system']}, load at the start "
+        f"{of['load'][0]}." + (f" Versions: {versions}." if versions else "")
     )
 
 
