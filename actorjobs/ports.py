@@ -899,6 +899,7 @@ class Dispatcher(Protocol):
 
 _override: ContextVar[Dispatcher | None] = ContextVar("actorjobs_dispatcher", default=None)
 _open: list[Dispatcher] = []
+_in_place_of_all: list[Dispatcher] = []
 
 
 @contextmanager
@@ -909,6 +910,17 @@ def dispatching_through(dispatcher: Dispatcher | None) -> Generator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+@contextmanager
+def dispatching_everywhere_through(dispatcher: Dispatcher) -> Generator[None]:
+    """The same for the whole process, but for what says otherwise in its own context; for a test, whose fixtures have
+    other contexts than what it calls."""
+    _in_place_of_all.append(dispatcher)
+    try:
+        yield
+    finally:
+        _in_place_of_all.remove(dispatcher)
 
 
 def bind_dispatcher(dispatcher: Dispatcher | None) -> None:
@@ -931,6 +943,8 @@ def find_dispatcher(job: str) -> Dispatcher:
     chosen = _override.get()
     if chosen is not None:
         return chosen
+    if _in_place_of_all:
+        return _in_place_of_all[-1]
     if len(_open) == 1:
         return _open[0]
     if not _open:

@@ -50,7 +50,7 @@ async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
     """What was wrong with the request, for whoever sent it."""
     try:
         return await handler(request)
-    except ValidationError as error:
+    except (ValidationError, aj.PayloadInvalid) as error:
         raise web.HTTPUnprocessableEntity(text=str(error)) from None
     except aj.RunNotFound as error:
         raise web.HTTPNotFound(text=str(error)) from None

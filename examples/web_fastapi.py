@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 import actorjobs as aj
@@ -49,6 +50,12 @@ async def life(app: FastAPI) -> AsyncGenerator[None]:
 
 app = FastAPI(lifespan=life, dependencies=[Depends(within_tenant(tenant_of))])
 app.add_middleware(TraceMiddleware)
+
+
+@app.exception_handler(aj.PayloadInvalid)
+async def refuse(_request: Request, error: Exception) -> JSONResponse:
+    """What a model takes and no database does, such as a number of thirty digits."""
+    return JSONResponse({"detail": str(error)}, status_code=422)
 
 
 @app.post("/orders", status_code=202)

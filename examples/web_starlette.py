@@ -77,7 +77,7 @@ app = Starlette(
         Route("/runs/{id}", show),
     ],
     lifespan=life,
-    exception_handlers={ValidationError: refuse, aj.RunNotFound: refuse},
+    exception_handlers={ValidationError: refuse, aj.PayloadInvalid: refuse, aj.RunNotFound: refuse},
     middleware=[Middleware(TraceMiddleware), Middleware(TenantMiddleware, resolve=tenant_of)],
 )
 

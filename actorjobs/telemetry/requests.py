@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import attach, detach, get_current
 
 from actorjobs import tracestate
 from actorjobs.jobs.current import dispatching_in
@@ -22,7 +22,8 @@ def within_trace_of(headers: Mapping[str, str]) -> Generator[None]:
     if trace.get_current_span().get_span_context().is_valid:
         yield
         return
-    context = propagator().extract(headers)  # in whatever format this process is set to
+    # In whatever format this process is set to; in none, OTEL_PROPAGATORS=none, what is given comes back.
+    context = propagator().extract(headers, context=get_current())
     fields: dict[str, str] = {}
     W3C.inject(fields, context)
     if (others := tracestate.foreign(fields.pop("tracestate", None))) is not None:

@@ -18,17 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def recorded_jobs() -> Iterator[RecordingDispatcher]:
-    """Takes notes of what the test dispatches, and has nothing performed."""
-    from actorjobs.ports import close_dispatcher, open_dispatcher
+    """Takes notes of what the test dispatches, and has nothing performed; also where a runtime is open."""
+    from actorjobs.ports import dispatching_everywhere_through
     from actorjobs.testing import RecordingDispatcher
 
     recorded = RecordingDispatcher()
     # A context variable that is set here is not always seen in a coroutine that a plugin for asyncio runs.
-    open_dispatcher(recorded)
-    try:
+    with dispatching_everywhere_through(recorded):
         yield recorded
-    finally:
-        close_dispatcher(recorded)
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ async def test_what_cannot_be_taken_is_refused_with_a_reason(served: Served) -> 
         answer = await served.http.post(where, params={"number": "seven"}, json={"number": "seven"}, headers=acme)
         assert answer.status_code == 422
         assert "number" in answer.text
+    answer = await served.http.post("/orders", json={"number": 10**30}, headers=acme)
+    assert (answer.status_code, "64 bits" in answer.text) == (422, True)
     answer = await served.http.get("/runs/of-nobody", headers=acme)
     assert answer.status_code == 404
     assert "of-nobody" in answer.text

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import baggage, context, trace
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from pydantic import BaseModel
 
 import actorjobs as aj
 from actorjobs import tracestate
+from actorjobs.telemetry import requests
 from actorjobs.telemetry.requests import within_trace_of
 from actorjobs.tracestate import Told
 from tests.telemetry.conftest import Traces
@@ -118,6 +120,15 @@ async def test_a_request_decides_nothing(
     assert by_the_job.parent is not None
     assert all(len(span.links) == 1 for span in (by_default, by_the_job))
     assert by_the_job.context.trace_id == int(OWN[3:35], 16)
+
+
+async def test_a_process_that_takes_over_no_trace(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`OTEL_PROPAGATORS=none`."""
+    monkeypatch.setattr(requests, "propagator", lambda: CompositePropagator([]))
+    async with aj.Runtime(store=sqlite_url, jobs=[pay]).client():
+        with within_trace_of({"traceparent": OWN, "tracestate": "vendor=1"}):
+            run = await pay.dispatch(Order())
+        assert (await run.run()).trace_id not in (None, OWN[3:35])
 
 
 async def test_what_a_job_says_keeps_the_members_of_others_without_an_sdk(sqlite_url: str) -> None:

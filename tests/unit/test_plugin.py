@@ -45,6 +45,16 @@ def test_without_a_loop_too(recorded_jobs: RecordingDispatcher) -> None:
     assert [one.payload for one in recorded_jobs.dispatches] == [{"to": "ada"}]
 
 
+async def test_noted_beside_a_runtime_too(recorded_jobs: RecordingDispatcher, harness: JobHarness) -> None:
+    async with harness as jobs:
+        await mail.dispatch(Mail(to="ada"))
+        run = await jobs.runtime.dispatch(mail, Mail(to="eve"))
+        await jobs.advance(minutes=3)
+        assert (await run.run()).state is aj.RunState.SUCCEEDED
+    recorded_jobs.assert_dispatched(mail, Mail(to="ada"), times=1)
+    assert SENT == ["eve"]
+
+
 async def test_nothing_is_noted_any_more_afterwards() -> None:
     with pytest.raises(aj.NoRuntime):
         await mail.dispatch(Mail(to="ada"))
