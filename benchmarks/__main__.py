@@ -34,9 +34,8 @@ def main() -> None:
         for name, system in zip(names, ours(processes), strict=True)
         if name in asked.systems
     ]
-    measure(
-        wanted, [workload for workload in asked.workloads if workload != IMPORT], size_of(asked), report, asked.json
-    )
+    workloads = [workload for workload in asked.workloads if workload != IMPORT]
+    measure(wanted, workloads, size_of(asked), report, asked.json)
     finish(report, asked.json)
     if IMPORT in asked.workloads:
         say(f"\n{measure_import()}")

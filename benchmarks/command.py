@@ -27,7 +27,10 @@ def at_least_one(word: str) -> int:
 
 def not_negative(word: str) -> float:
     """So many seconds, or none."""
-    return float(word) if word in ("0", "0.0") else positive(word)
+    number = float(word)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word}: it has to be 0 or more")
+    return number
 
 
 def new_file(word: str) -> Path:

@@ -37,7 +37,7 @@ from benchmarks.plan import Demand
 from benchmarks.report import shown
 from benchmarks.systems import OURS, POSTGRESQL, RABBITMQ, SQLITE, SYSTEMS, System
 from benchmarks.systems.names import SERVED, served
-from benchmarks.trial import Trial, TrialFailed
+from benchmarks.trial import Trial, why_failed
 from benchmarks.workloads import BULK, drained
 
 FINISHED = 1_000_000
@@ -204,8 +204,7 @@ def measure(rows: Sequence[str], stores: Sequence[str], size: Size, repeat: int)
             try:
                 yield ROWS[row](system, size, repeat)
             except Exception as error:
-                why = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
-                say(f"{row}, {system.name}: FAILED, {why}")
+                say(f"{row}, {system.name}: FAILED, {why_failed(error)}")
 
 
 def main() -> None:

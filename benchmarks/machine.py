@@ -118,21 +118,22 @@ def megabytes(root: int) -> float:
 
 
 def _status(pid: int, name: str) -> float:
-    lines = _lines(Path(f"/proc/{pid}/status"))
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
+    kilobytes = _value(f"/proc/{pid}/status", name)
+    return int(kilobytes.split()[0]) / 1024 if kilobytes else 0.0
 
 
 def _value(file: str, name: str) -> str:
+    """What such a file has behind a name; empty where it is not there."""
     lines = (line.partition(":") for line in _lines(Path(file)))
-    return next((value.strip() for key, _, value in lines if key.strip() == name), "unknown")
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
 
 
 def described() -> dict[str, Any]:
     """What a reader must know of the machine to make sense of figures."""
     return {
         "cores": os.cpu_count(),
-        "processor": _value("/proc/cpuinfo", "model name"),
-        "memory": _value("/proc/meminfo", "MemTotal"),
+        "processor": _value("/proc/cpuinfo", "model name") or "unknown",
+        "memory": _value("/proc/meminfo", "MemTotal") or "unknown",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load": [round(value, 2) for value in os.getloadavg()],

@@ -14,7 +14,7 @@ from benchmarks.command import at_least_one, new_file, positive
 from benchmarks.plan import CONCURRENCY
 from benchmarks.report import Measured, Report, render, shown
 from benchmarks.systems import System
-from benchmarks.trial import TrialFailed
+from benchmarks.trial import why_failed
 from benchmarks.workloads import DELAYED_RUNS, LATENCY_SECONDS, RETRIED_RUNS, RUNS, WORKLOADS, Size
 
 
@@ -78,7 +78,7 @@ def _measured(system: System, workload: str, repeat: int, size: Size) -> Measure
     try:
         figures = WORKLOADS[workload].measure(system, size)
     except Exception as error:
-        why = str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
+        why = why_failed(error)
         say(f"{workload} {repeat} {system.name}: FAILED, {why}")
         return Measured(system.name, workload, repeat, {}, why)
     known = [metric for metric in WORKLOADS[workload].metrics if metric.name in figures]

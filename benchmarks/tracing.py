@@ -44,11 +44,12 @@ async def traced(wait: float) -> None:
 
 async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
     """Runs per second, of dispatches and of a worker that performs them."""
+    each = -(-runs // TOGETHER)
     telemetry = configure(service_name="bench")
     spare_the_collector()
     async with aj.Runtime(store=store, jobs=[traced]).client():
         began = time.perf_counter()
-        await asyncio.gather(*(_dispatch(-(-runs // TOGETHER), wait) for _ in range(TOGETHER)))
+        await asyncio.gather(*(_dispatch(each, wait) for _ in range(TOGETHER)))
         dispatch = time.perf_counter() - began
     began = time.perf_counter()
     async with aj.Runtime(store=store, jobs=[traced], queues={"default": 100}) as runtime:
@@ -58,7 +59,7 @@ async def measured(store: str, runs: int, wait: float) -> dict[str, float]:
             calm = calm + 1 if runtime.is_at_rest else 0
         drain = time.perf_counter() - began
     telemetry.close()
-    count = -(-runs // TOGETHER) * TOGETHER
+    count = each * TOGETHER
     return {"dispatch": count / dispatch, "drain": count / drain, "end to end": count / (dispatch + drain)}
 
 

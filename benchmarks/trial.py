@@ -39,6 +39,11 @@ class TrialFailed(Exception):
     """Says what went wrong, with the last words of the process that it went wrong in."""
 
 
+def why_failed(error: Exception) -> str:
+    """In a line, whether a trial found out itself or something else has failed in it."""
+    return str(error) if isinstance(error, TrialFailed) else f"{type(error).__name__}: {error}"
+
+
 class Trial:
     """Entering makes the database and the queues; leaving stops the worker and deletes all that was made."""
 

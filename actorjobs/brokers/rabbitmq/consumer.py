@@ -482,9 +482,9 @@ class RabbitConsumer:
     def _look_after(self, now: float) -> None:
         """Acknowledge what has been running for long; give back what nobody has room for."""
         while (oldest := next(iter(self._attached), None)) and now - oldest.claimed_at >= self._ack_within:
+            del self._attached[oldest]
             if oldest in self._in_hand:
                 self._detach(oldest)
-            self._attached.pop(oldest, None)
             oldest.held.ack()
         patience = 0.0 if self._is_stopped else UNWANTED_SECONDS
         is_wanted = self._is_asking and self._may_claim

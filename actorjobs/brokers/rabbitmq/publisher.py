@@ -364,6 +364,8 @@ class Publisher:
             for index, (hint, at) in enumerate(self._confirmed.values())
             if index >= MOST_UNMARKED or now - at >= after
         ]
+        if not ripe:
+            return
         held = {hint.run_id: self._confirmed.pop(hint.run_id) for hint in ripe}
         try:
             for start in range(0, len(ripe), CAPACITY):
